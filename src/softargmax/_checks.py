@@ -1,0 +1,208 @@
+"""Words every error about arguments: which argument, where, what came, what was wanted, what to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from softargmax.typing import Array, BoolArray, Float64Array, IntArray
+
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+class LikelyProbabilitiesWarning(UserWarning):
+    """Scores that came as logits look like probabilities. The result is what was asked for: nothing is guessed."""
+
+
+class CalibrationDegenerateWarning(UserWarning):
+    """The calibration rows do not determine the parameters: separable, inverted, useless or constant scores."""
+
+
+class AbsentClassesWarning(UserWarning):
+    """Some classes have no row in the calibration set."""
+
+
+class LiftedLogitsWarning(UserWarning):
+    """Logits of -inf were replaced, and no finite logit said how far down."""
+
+
+def real_array(name: str, value: Any) -> Array:
+    """A NumPy array of float16, float32, float64, integers or bool, native byte order, not copied unless needed."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.data and mask=~{name}.mask")
+    if not isinstance(value, np.ndarray) and _of_another_library(value):
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        raise TypeError(f"{name} is a {kind}; only NumPy arrays are supported so far; pass numpy.asarray({name})")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from None
+    if array.dtype not in FLOATS and array.dtype.kind not in "iub":
+        if array.dtype.kind == "f" and array.dtype.newbyteorder("=") in FLOATS:
+            return array.astype(array.dtype.newbyteorder("="))
+        raise TypeError(
+            f"{name} must be real numbers (float16, float32, float64, integers or bool); got dtype {array.dtype}"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _of_another_library(value: Any) -> bool:
+    # a DataFrame, a list, a number convert without a question; a tensor has a device, a gradient, a library of its own
+    root = type(value).__module__.partition(".")[0]
+    return root in {"torch", "jax", "jaxlib", "tensorflow", "keras", "cupy", "array_api_strict", "mlx", "dask"}
+
+
+def at(index: tuple[int, ...]) -> str:
+    """`3` for a position in one dimension, `(3, 5)` for more."""
+    return str(index[0]) if len(index) == 1 else str(index)
+
+
+def first_true(where: BoolArray) -> tuple[int, ...]:
+    """The index of the first True, in C order; `where` must hold one."""
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
+
+
+def integer_labels(labels: Any, shape: tuple[int, ...], n_classes: int, *, ignore_index: int | None = None) -> IntArray:
+    """Labels as int64 of `shape`, each in [0, n_classes) or `ignore_index`; TypeError or ValueError otherwise."""
+    array = real_array("labels", labels)
+    if array.dtype.kind not in "iu":
+        if array.size == 0 and array.shape == shape:  # an empty list is float64 to NumPy
+            return array.astype(np.int64)
+        hint = "class probabilities have the shape of the logits; labels have one dimension less"
+        if array.dtype.kind == "b":
+            hint = "pass labels.astype(int)"
+        elif array.size and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
+            hint = "they hold whole numbers: pass labels.astype(int)"
+        raise TypeError(f"labels must be integers; got dtype {array.dtype}; {hint}")
+    if array.shape != shape:
+        raise ValueError(f"labels must have shape {shape}, one label a row; got shape {array.shape}")
+    wrong = (array < 0) | (array >= n_classes)
+    if ignore_index is not None:
+        wrong &= array != ignore_index
+    if wrong.any():
+        index = first_true(wrong) if array.ndim else ()
+        where = f" at index {at(index)}" if index else ""
+        value = int(array[index])
+        hint = ""
+        if value == n_classes and array.min() >= 1:
+            hint = "; do they start at 1? pass labels - 1"
+        elif value < 0:
+            hint = f"; to leave such rows out, pass ignore_index={value} where it is taken, or drop the rows"
+        raise ValueError(
+            f"labels must lie in [0, {n_classes - 1}] (there are {n_classes} classes); got {value}{where}{hint}"
+        )
+    return array.astype(np.int64)
+
+
+def row_weights(name: str, weights: Any, shape: tuple[int, ...]) -> Float64Array:
+    """Weights as float64 of `shape`: finite and not negative."""
+    array = real_array(name, weights).astype(np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, one weight a row; got shape {array.shape}")
+    return _finite_and_not_negative(name, array)
+
+
+def per_class_weights(class_weights: Any, n_classes: int) -> Float64Array:
+    """Class weights as float64 (K,): finite and not negative."""
+    array = real_array("class_weights", class_weights).astype(np.float64)
+    if array.shape != (n_classes,):
+        raise ValueError(f"class_weights must have shape ({n_classes},), one weight a class; got shape {array.shape}")
+    return _finite_and_not_negative("class_weights", array)
+
+
+def _finite_and_not_negative(name: str, array: Float64Array) -> Float64Array:
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        index = first_true(wrong) if array.ndim else ()
+        where = f" at index {at(index)}" if index else ""
+        raise ValueError(f"{name} must be finite and not negative; got {array[index]}{where}")
+    return array
+
+
+def bool_mask(mask: Any, shape: tuple[int, ...]) -> BoolArray:
+    """A mask broadcast to `shape` (a read-only view). True takes part."""
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise TypeError(f"mask must be bool, True = takes part; got dtype {array.dtype}; pass mask.astype(bool)")
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"mask must broadcast to the shape of the logits {shape}; got shape {array.shape}") from None
+
+
+def distributions(name: str, probs: Array, *, rows: BoolArray | None = None) -> None:
+    """Raise ValueError unless the rows (last axis) of a float array are probabilities; only `rows` where given.
+
+    Entries lie in [0, 1] and rows sum to 1, both within max(1e-3, 2 eps) + K * (smallest subnormal) of the dtype.
+    """
+    info = np.finfo(probs.dtype)
+    tolerance = max(1e-3, 2 * float(info.eps)) + probs.shape[-1] * float(info.smallest_subnormal)
+    total = probs.sum(axis=-1, dtype=np.float64)
+    # NaN compares false, so it lands in `wrong`
+    fine = (np.abs(total - 1) <= tolerance) & np.all((probs >= 0) & (probs <= 1 + tolerance), axis=-1)
+    wrong = ~fine if rows is None else ~fine & rows
+    if not wrong.any():
+        return
+    index = first_true(wrong) if wrong.ndim else ()
+    row = probs[index]
+    where = f"row {at(index)}" if index else "they"
+    what = f"{name} must be probabilities (each in [0, 1], every row summing to 1); {where} "
+    if np.isnan(row).any():
+        what += "holds NaN"
+    elif row.size and (row.min() < 0 or row.max() > 1 + tolerance):
+        what += f"holds {float(row.min() if row.min() < 0 else row.max()):.6g} and sums to {float(total[index]):.6g}"
+    else:
+        what += f"sums to {float(total[index]):.6g}"
+    finite = probs[np.isfinite(probs)]
+    if finite.size and (finite.min() < 0 or finite.max() > 1 + tolerance):
+        what += "; these look like logits: pass them as logits"
+    raise ValueError(what)
+
+
+def usable_logits(name: str, logits: Array, *, rows: BoolArray | None = None) -> None:
+    """Raise ValueError where rows (last axis) hold NaN or +inf, or nothing above -inf; only `rows` where given."""
+    top = logits.max(axis=-1, initial=-np.inf)  # NaN stays NaN
+    if rows is not None:
+        top = np.where(rows, top, 0)
+    if np.all(np.isfinite(top)):
+        return
+    if logits.shape[-1] == 0:
+        raise ValueError(f"{name} have no classes: shape {logits.shape}")
+    wrong = np.isnan(top) | (top == np.inf)
+    what = "NaN or +inf"
+    if not wrong.any():
+        wrong, what = top == -np.inf, "only -inf"
+    index = first_true(wrong)
+    entry = logits[index]
+    if what == "NaN or +inf":
+        what = "NaN" if np.isnan(entry).any() else "+inf"
+    count = int(wrong.sum())
+    others = f" (and {count - 1} other row{'s' if count > 2 else ''})" if count > 1 else ""
+    raise ValueError(
+        f"{name} must be finite or -inf, with at least one finite entry a row; row {at(index)}{others} holds {what}"
+    )
+
+
+def look_like_probabilities(logits: Array) -> bool:
+    """Whether all rows (N, K) lie in [0, 1] and sum to 1 within 1e-6."""
+    if logits.shape[0] == 0 or logits.shape[1] < 2:
+        return False
+    for start in (slice(0, 1), slice(0, 1000), slice(None)):  # nearly every set of logits is told by its first row
+        rows = logits[start]
+        if not np.all(np.abs(rows.sum(axis=-1, dtype=np.float64) - 1) <= 1e-6) or not np.all((rows >= 0) & (rows <= 1)):
+            return False
+    return True
+
+
+def warn_if_probabilities(logits: Array, *, stacklevel: int) -> None:
+    """One LikelyProbabilitiesWarning if all rows (N, K) lie in [0, 1] and sum to 1 within 1e-6."""
+    if not look_like_probabilities(logits):
+        return
+    warnings.warn(
+        "the logits look like probabilities: every row lies in [0, 1] and sums to 1. They were taken as logits; "
+        "if they are probabilities, pass softargmax.logits_from_probs(probs), or probs=, or --probs",
+        LikelyProbabilitiesWarning,
+        stacklevel=stacklevel + 1,
+    )

@@ -1,0 +1,77 @@
+"""A Python function -> machine code: the only place with compiler options and the on-disk cache.
+
+Never fast-math (infinities and NaN mean something here, and reassociation removes the rounding inside exp), never
+`parallel=True` (its thread layers kill forked children and abort on concurrent calls).
+
+The cache differs from Numba's own in three ways. Its key covers every file of this package, so that an edit of simd.py
+cannot leave stale kernels behind. Each compiled signature has a file of its own, named by a hash of all it depends on,
+so that processes that compile at the same moment cannot hand each other the wrong one. A folder that cannot be written,
+or a full disk, means compiling without a cache; it is not an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+inline = numba.njit(forceinline=True, **_OPTIONS)
+"""For the pieces that kernels are made of: compiled into each kernel that uses them."""
+
+
+def kernel(function: Any) -> Any:
+    """Compile at the first call for each signature; without the GIL; cached on disk where a folder can be written."""
+    dispatcher = numba.njit(**_OPTIONS)(function)
+    with contextlib.suppress(RuntimeError):  # "no locator available": no folder for the cache
+        dispatcher._cache = _KernelCache(function)
+    return dispatcher
+
+
+def _source_stamp() -> str:
+    digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_STAMP = _source_stamp()
+
+
+class _FilePerSignature(IndexDataCacheFile):
+    def _name(self, key: Any) -> str:
+        return f"{self._index_name}.{hashlib.sha256(repr((self._source_stamp, key)).encode()).hexdigest()[:32]}.nbc"
+
+    def save(self, key: Any, data: Any) -> None:
+        self._save_data(self._name(key), data)
+
+    def load(self, key: Any) -> Any:
+        return self._load_data(self._name(key))
+
+    def flush(self) -> None:
+        for path in Path(self._cache_path).glob(f"{self._index_name}.*.nbc"):
+            path.unlink(missing_ok=True)
+
+
+class _KernelCache(FunctionCache):
+    _impl_class = CompileResultCacheImpl
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _FilePerSignature(self._cache_path, self._impl.filename_base, _STAMP)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError):  # no such file, or one that cannot be read: compile
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):  # the disk is full, or the folder was made read-only meanwhile
+            super().save_overload(sig, data)
