@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -132,10 +133,17 @@ def bool_mask(mask: Any, shape: tuple[int, ...]) -> BoolArray:
         raise ValueError(f"mask must broadcast to the shape of the logits {shape}; got shape {array.shape}") from None
 
 
-def distributions(name: str, probs: Array, *, rows: BoolArray | None = None) -> None:
+def distributions(
+    name: str,
+    probs: Array,
+    *,
+    rows: BoolArray | None = None,
+    row_name: Callable[[tuple[int, ...]], str] = lambda index: f"row {at(index)}",
+) -> None:
     """Raise ValueError unless the rows (last axis) of a float array are probabilities; only `rows` where given.
 
     Entries lie in [0, 1] and rows sum to 1, both within max(1e-3, 2 eps) + K * (smallest subnormal) of the dtype.
+    `row_name` words a row, for probabilities that come from lines of a file.
     """
     info = np.finfo(probs.dtype)
     tolerance = max(1e-3, 2 * float(info.eps)) + probs.shape[-1] * float(info.smallest_subnormal)
@@ -147,7 +155,7 @@ def distributions(name: str, probs: Array, *, rows: BoolArray | None = None) -> 
         return
     index = first_true(wrong) if wrong.ndim else ()
     row = probs[index]
-    where = f"row {at(index)}" if index else "they"
+    where = row_name(index) if index else "they"
     what = f"{name} must be probabilities (each in [0, 1], every row summing to 1); {where} "
     if np.isnan(row).any():
         what += "holds NaN"

@@ -1,0 +1,309 @@
+"""What every calibrator shares: checks, classes, -inf, blocks of rows, and the way back to the caller's dtype."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from softargmax import ops
+from softargmax._checks import (
+    AbsentClassesWarning,
+    LiftedLogitsWarning,
+    integer_labels,
+    real_array,
+    row_weights,
+    usable_logits,
+    warn_if_probabilities,
+)
+from softargmax.typing import Array, BoolArray, Float64Array, IntArray
+
+_BLOCK_ELEMENTS = 1 << 18
+
+
+class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Logits -> calibrated logits, fitted on logits with labels. A scikit-learn classifier whose features are logits.
+
+    A method says what it fits in `_fit` and how it changes logits in `_transform`; it sees float64 or float32 rows
+    (n, K) that are finite (or -inf with `keep_zero`), labels in [0, K) and positive weights.
+    """
+
+    preserves_argmax: bool
+    """Whether the first maximum of X is always a maximum of predict_proba(X)."""
+
+    classes: Any
+    keep_zero: bool
+
+    # fitted
+    classes_: Array
+    n_features_in_: int
+    n_lifted_: int
+    absent_classes_: Array
+    nll_before_: float
+    nll_after_: float
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # it keeps what the logits say; it does not learn classes from features
+        return tags
+
+    @abstractmethod
+    def _fit(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None: ...
+
+    @abstractmethod
+    def _transform(self, logits: Float64Array) -> Float64Array: ...
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _set_state(self, state: Any) -> None: ...
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to logits X (n, K) and labels y (n,); rows of weight 0 are as absent. Returns self.
+
+        X: float16, float32, float64 or integers; (n, 1) means [0, z]. Log-probabilities are logits; for probabilities
+        see `softargmax.logits_from_probs`. y: integers in [0, K), or members of `classes`. sample_weight (n,): integer
+        weights are the same as repeated rows.
+
+        Raises ValueError: NaN or +inf or only -inf in a row, fewer than two rows, one class only, lengths that differ,
+        labels out of range, weights negative, NaN or all zero. Warns: a class without a row, scores that look like
+        probabilities.
+        """
+        logits = self._logits(X, reset=True)
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        given = column_or_1d(y, warn=True)
+        if given.dtype.kind == "f" and not np.array_equal(given, np.floor(given)):  # the words scikit-learn looks for
+            raise ValueError(
+                f"Unknown label type: continuous; labels must be integers or members of classes, not {given[0]}"
+            )
+        if len(given) != len(logits):
+            raise ValueError(f"X and y must have the same length; got {len(logits)} rows and {len(given)} labels")
+        weights = np.ones(len(logits))
+        if sample_weight is not None:
+            weights = row_weights("sample_weight", sample_weight, (len(logits),))
+        counted = weights > 0
+        if not counted.any():
+            raise ValueError("sample_weight must not be zero for every row")
+        n_classes = logits.shape[1]
+        self.classes_ = self._class_list(n_classes)
+        labels = self._labels(given, counted)
+        usable_logits("logits", logits, rows=counted)
+        if not counted.all():
+            logits, labels, weights = logits[counted], labels[counted], weights[counted]
+        warn_if_probabilities(logits, stacklevel=2)
+        self._check_enough(labels)
+        logits, spread = self._lift(_computable(logits), labels, weights)
+        self._fit(logits, labels, weights, spread)
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Calibrated logits (n, K) for logits X (n, K), in the dtype of X."""
+        return self._by_blocks(X, lambda logits: logits)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Calibrated probabilities (n, K) for logits X (n, K), computed in float64, in the dtype of X."""
+        return self._by_blocks(X, ops.softmax)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logs of the calibrated probabilities (n, K), in nats, in the dtype of X."""
+        return self._by_blocks(X, ops.log_softmax)
+
+    def decision_function(self, X: Any) -> Array:
+        """Calibrated logits: (n, K); for two classes, as scikit-learn has it, (n,): second minus first."""
+        calibrated = self.transform(X)
+        return calibrated[:, 1] - calibrated[:, 0] if calibrated.shape[1] == 2 else calibrated
+
+    def predict(self, X: Any) -> Array:
+        """The class (n,) of the largest calibrated log-probability, the first on ties."""
+        best = np.argmax(self.predict_log_proba(X), axis=-1)
+        return self.classes_[best]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted calibrator to a JSON file (docs/formats.md); `softargmax.load` reads it, bit for bit."""
+        from softargmax.calibration._store import save
+
+        check_is_fitted(self)
+        save(self, path)
+
+    def _by_blocks(self, X: Any, function: Any) -> Array:
+        check_is_fitted(self)
+        logits = self._logits(X, reset=False)
+        usable_logits("logits", logits)
+        warn_if_probabilities(logits, stacklevel=3)
+        out = np.empty(logits.shape, logits.dtype)
+        with np.errstate(over="ignore", under="ignore"):  # of the last rounding, to float16 or float32
+            for block in row_blocks(logits):
+                rows = logits[block].astype(np.float64)
+                lifted = self._lifted(rows)
+                out[block] = function(self._transform(lifted))
+        return out
+
+    def _logits(self, X: Any, *, reset: bool) -> Array:
+        if not hasattr(X, "columns"):  # a DataFrame goes to scikit-learn, for its column names
+            X = X if hasattr(X, "toarray") else _as_array(X)
+        floats = [np.float64, np.float32, np.float16]
+        array = validate_data(self, X, reset=reset, dtype=floats, ensure_all_finite=False, order=None)
+        if array.shape[1] == 1:
+            array = np.concatenate([np.zeros_like(array), array], axis=1)
+        return array
+
+    def _class_list(self, n_classes: int) -> Array:
+        if self.classes is None:
+            return np.arange(n_classes)
+        listed = np.asarray(self.classes)
+        if listed.ndim != 1 or len(listed) != n_classes:
+            raise ValueError(f"classes must list one label for each of the {n_classes} columns; got {len(listed)}")
+        if len(set(listed.tolist())) != n_classes:
+            raise ValueError("classes must not repeat a label")
+        return listed
+
+    def _labels(self, given: Array, counted: BoolArray) -> IntArray:
+        n_classes = len(self.classes_)
+        if given.dtype.kind == "O":  # integers that came as Python objects
+            given = np.asarray(given.tolist())
+        if self.classes is None:
+            if given.dtype.kind in "OUS":
+                raise ValueError(
+                    f"Unknown label type: labels must be integers in [0, {n_classes - 1}]; for others pass classes=[...]"
+                )
+            if given.dtype.kind == "f" and np.all(given == np.floor(given)):
+                given = given.astype(np.int64)
+            given = np.where(counted, given, 0)
+            return integer_labels(given, given.shape, n_classes)
+        index = {label: i for i, label in enumerate(self.classes_.tolist())}
+        found = np.zeros(len(given), np.int64)
+        for row in np.flatnonzero(counted):
+            label = given[row].item() if isinstance(given[row], np.generic) else given[row]
+            if label not in index:
+                raise ValueError(f"labels must be among classes; got {label!r} at index {row}")
+            found[row] = index[label]
+        return found
+
+    def _check_enough(self, labels: IntArray) -> None:
+        if len(labels) < 2:
+            raise ValueError(f"calibration needs at least two rows; got n_samples = {len(labels)}")
+        present = np.bincount(labels, minlength=len(self.classes_)) > 0
+        if present.sum() == 1:
+            only = self.classes_[labels[:1]].tolist()[0]
+            raise ValueError(f"calibration needs rows of two classes or more; got one class only: {only!r}")
+        self.absent_classes_ = self.classes_[~present]
+        if len(self.absent_classes_):
+            some = ", ".join(str(c) for c in self.absent_classes_[:5])
+            more = ", …" if len(self.absent_classes_) > 5 else ""
+            warnings.warn(
+                f"{len(self.absent_classes_)} of {len(self.classes_)} classes have no row in the calibration set: "
+                f"{some}{more}",
+                AbsentClassesWarning,
+                stacklevel=3,
+            )
+
+    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array) -> tuple[Array, Spread]:
+        """Learn how far below the maximum -inf is put, and put it there, in the rows of the fit."""
+        spread = Spread.of(logits)
+        self._drop_is_seen = spread.drop > 0
+        self._drop = spread.drop if self._drop_is_seen else float(np.log(size(weights) + 1))
+        self.n_lifted_ = 0 if self.keep_zero else spread.n_low
+        if self.keep_zero:
+            wrong = np.isneginf(logits[np.arange(len(labels)), labels])
+            if wrong.any():
+                raise ValueError(
+                    f"with keep_zero=True, -inf is impossible, but {int(wrong.sum())} rows have their label on -inf; "
+                    f"the first of them has the label {self.classes_[labels[wrong][:1]].tolist()[0]!r}"
+                )
+        if not self.n_lifted_:
+            return logits, spread
+        lifted = self._lifted(logits)
+        return lifted, spread if self._drop_is_seen else Spread.of(lifted)
+
+    def _lifted(self, logits: Array) -> Array:
+        if self.keep_zero:
+            return logits
+        low = np.isneginf(logits)
+        if not low.any():
+            return logits
+        if not self._drop_is_seen:
+            warnings.warn(
+                f"logits of -inf were put {self._drop:.3g} below their row's maximum, ln(n + 1): no row of the "
+                "calibration set has a finite logit below its maximum",
+                LiftedLogitsWarning,
+                stacklevel=5,
+            )
+        wide = logits.astype(np.float64)
+        lowest = np.min(np.where(low, np.inf, wide), axis=-1, keepdims=True)
+        return np.where(low, np.minimum(wide.max(axis=-1, keepdims=True) - self._drop, lowest), wide)
+
+
+def size(weights: Float64Array) -> float:
+    """n: the larger of the sum of the weights and the number of rows; integer weights count as repeated rows."""
+    return max(float(weights.sum()), float(len(weights)))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the finite logits of a set of rows lie below their row's maximum."""
+
+    drop: float
+    """The largest distance below a maximum; 0 if there is none."""
+    smallest: float
+    """The smallest positive (maximum - mean of the row); inf if there is none."""
+    largest: float
+    """The largest (maximum - mean of the row)."""
+    mean: float
+    """The mean of the positive ones; NaN if there is none."""
+    n_low: int
+    """The number of entries of -inf."""
+
+    @classmethod
+    def of(cls, logits: Array) -> Spread:
+        """Of rows (n, K) that hold no NaN and no +inf, in one read."""
+        drop, smallest, largest, total, count, n_low = 0.0, np.inf, 0.0, 0.0, 0, 0
+        for block in row_blocks(logits):
+            rows = logits[block]
+            with np.errstate(over="ignore", invalid="ignore"):
+                top, lowest, mean = rows.max(axis=-1), rows.min(axis=-1), rows.mean(axis=-1, dtype=np.float64)
+            if not np.isfinite(lowest).all():
+                low = np.isneginf(rows)
+                n_low += int(low.sum())
+                lowest = np.where(low, np.inf, rows).min(axis=-1)
+                mean = np.where(low, 0.0, rows).sum(axis=-1, dtype=np.float64) / (~low).sum(axis=-1)
+            wide = top.astype(np.float64)
+            drop = max(drop, float((wide - lowest).max()))
+            # rounding of the mean must not make a constant row look as if it were not
+            spreads = (wide - mean)[lowest < top]
+            if len(spreads):
+                smallest, largest = min(smallest, float(spreads.min())), max(largest, float(spreads.max()))
+                total, count = total + float(spreads.sum()), count + len(spreads)
+        if not np.isfinite([drop, largest]).all():
+            raise ValueError("the logits of a row span more than float64 can hold; divide all logits by one constant")
+        return cls(drop, smallest, largest, total / count if count else np.nan, n_low)
+
+
+def row_blocks(logits: Array) -> Iterator[slice]:
+    """Slices of rows, so that temporaries stay small whatever the number of rows."""
+    step = max(1, _BLOCK_ELEMENTS // logits.shape[1])
+    for start in range(0, len(logits), step):
+        yield slice(start, start + step)
+
+
+def _computable(logits: Array) -> Array:
+    """The same values in memory the kernels read: float32 or float64, rows contiguous."""
+    return np.require(logits, np.float32 if logits.dtype == np.float16 else logits.dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _as_array(X: Any) -> Any:
+    array = np.asarray(X) if isinstance(X, (list, tuple)) else X
+    # what is no number (strings, objects, complex) is worded by scikit-learn's own check
+    known = (
+        isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray) and array.dtype.kind not in "fiub"
+    )
+    return array if known else real_array("logits", X)

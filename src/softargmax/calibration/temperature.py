@@ -1,0 +1,260 @@
+"""Temperature scaling: one number between a network's logits and probabilities that mean what they say."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from softargmax._checks import CalibrationDegenerateWarning
+from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
+from softargmax.calibration._store import State
+from softargmax.ops.temperature import temperature_objective
+from softargmax.solvers import Minimum, minimize_newton_1d
+from softargmax.typing import Array, Float64Array, IntArray
+
+_SUBSAMPLE = 8192  # rows of the first search where there are at least four times as many
+_WIDEST_LEVEL = 0.999
+_FLAT = 1e-9  # curvature of the mean NLL below which the minimum may be a plateau
+_REACH = 10.83  # the chi-square quantile of one degree of freedom at _WIDEST_LEVEL, rounded up
+
+Loss = Callable[[Float64Array], Float64Array]  # log T (t,) -> mean NLL, slope, curvature (t, 3)
+
+
+class TemperatureScaling(LogitCalibrator):
+    """Divide all logits by one number. Confidence changes; the ranking, hence accuracy, cannot.
+
+    `fit(logits, labels)` finds the T > 0 of least negative log-likelihood by a safeguarded Newton method on log T, in
+    float64. Logits (n, K) of any real dtype; (n, 1) means [0, z].
+
+    - `classes`: what the columns are called, where labels are not 0 … K - 1.
+    - `keep_zero`: whether -inf means impossible and stays at probability 0. Otherwise -inf entries are lifted to
+      min(row maximum - f, smallest finite logit of the row), f the largest finite drop below a maximum seen in fit.
+
+    Fitted: `temperature_` (above 1 softens, below 1 sharpens), `nll_before_` and `nll_after_` (nats, on the calibration
+    rows after lifting), `converged_`, `n_iter_`, `grad_norm_` (|dNLL / dlog T|), `at_bound_`, `n_lifted_`,
+    `absent_classes_`, `classes_`.
+
+    The calibration NLL never rises above that of T = 1. Where the rows do not determine T, a
+    CalibrationDegenerateWarning says so and `at_bound_` is True: inverted or useless scores end at the largest T that
+    is searched, 1e4 times the largest spread; rows that are all right by a margin (separable) have no optimum, so T is
+    where their NLL is 1 / (n + 2), as by Laplace's rule, or 1 if it is below that already. Constant logits give T = 1.
+
+    Reference: Guo et al. (2017), section 4.2.
+
+    >>> logits, labels = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 2.0], [4.0, 0.0]]), [0, 0, 1, 1, 1]
+    >>> round(TemperatureScaling().fit(logits, labels).temperature_, 3)
+    2.594
+    """
+
+    preserves_argmax = True
+
+    temperature_: float
+    converged_: bool
+    n_iter_: int
+    grad_norm_: float
+    at_bound_: bool
+
+    def __init__(self, *, classes: Any = None, keep_zero: bool = False) -> None:
+        self.classes = classes
+        self.keep_zero = keep_zero
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The interval of T that the calibration rows do not contradict, from the profile likelihood.
+
+        All T whose summed NLL exceeds the least by at most half the chi-square quantile of `level` (Venzon & Moolgavkar
+        1988); n is the larger of the sum of the weights and the number of rows. An end that the rows leave open is 0
+        or inf. `level` lies in (0, 0.999].
+        """
+        check_is_fitted(self)
+        if not 0 < level <= _WIDEST_LEVEL:
+            raise ValueError(f"level must lie in (0, {_WIDEST_LEVEL}]; got {level}")
+        return self._profile.interval(level)
+
+    def _fit(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
+        total = float(weights.sum())
+
+        def loss(log_t: Float64Array) -> Float64Array:
+            return temperature_objective(logits, labels, weights, np.exp(log_t)) / total
+
+        n = size(weights)
+        raw = loss(np.zeros(1))[0]
+        self.nll_before_ = float(raw[0])
+        if not spread.largest:
+            self._accept(Minimum(0.0, self.nll_before_, 0.0, 0.0, 0, converged=True, at_bound=False))
+            self._profile = _Profile.open()
+            return self._degenerate("the logits are constant in every row, so any temperature fits alike; T = 1")
+        low, high = math.log(min(1.0, 1e-2 * spread.smallest)), math.log(max(1.0, 1e4 * spread.largest))
+        if _separable(logits, labels):
+            best = self._laplace(loss, n, low)
+            self._accept(best)
+            self._profile = _Profile.of(loss, best, n, low, high, least=0.0)
+            return self._degenerate(
+                f"every label is its row's strict maximum, so that no finite temperature is best; T = "
+                f"{self.temperature_:.4g} gives a calibration NLL of {self.nll_after_:.3g}"
+            )
+        best = minimize_newton_1d(_at(loss), start=self._start(logits, labels, weights, spread), low=low, high=high)
+        if best.curvature < _FLAT:
+            best = _end_of_a_plateau(loss, best, low, high)
+        if best.value > self.nll_before_:  # by rounding only: T = 1 was as good
+            best = Minimum(0.0, float(raw[0]), float(raw[1]), float(raw[2]), best.n_iter, best.converged, best.at_bound)
+        self._accept(best)
+        self._profile = _Profile.of(loss, best, n, low, high, least=best.value)
+        if best.at_bound:
+            largest = best.x >= high
+            self._degenerate(
+                f"the {'largest' if largest else 'smallest'} temperature searched, {self.temperature_:.4g}, fits best: "
+                + (
+                    "the scores are inverted or useless"
+                    if largest
+                    else "every label is a maximum of its row, with ties"
+                )
+            )
+
+    def _accept(self, best: Minimum) -> None:
+        self.temperature_ = math.exp(best.x)
+        self.nll_after_ = best.value
+        self.converged_, self.n_iter_, self.at_bound_ = best.converged, best.n_iter, best.at_bound
+        self.grad_norm_ = abs(best.slope)
+
+    def _degenerate(self, sentence: str) -> None:
+        warnings.warn(sentence, CalibrationDegenerateWarning, stacklevel=4)
+
+    def _laplace(self, loss: Loss, n: float, low: float) -> Minimum:
+        """The T <= 1 where the calibration NLL of separable rows is 1 / (n + 2); it falls to 0 with T."""
+        from scipy.optimize import brentq
+
+        wanted = 1 / (n + 2)
+        x = 0.0
+        if self.nll_before_ > wanted:
+            while loss(np.array([low]))[0, 0] > wanted:
+                low -= 5.0
+            x = float(brentq(lambda log_t: loss(np.array([log_t]))[0, 0] - wanted, low, 0.0, xtol=1e-13, rtol=1e-14))
+        value, slope, curvature = map(float, loss(np.array([x]))[0])
+        return Minimum(x, value, slope, curvature, 0, converged=True, at_bound=True)
+
+    def _start(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> float:
+        start = math.log(spread.mean / 4)  # moves with the scale of the logits, so the search does too
+        step = len(labels) // _SUBSAMPLE
+        if step < 4:
+            return start
+        some = slice(None, None, step)
+        z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
+        low, high = math.log(1e-2 * spread.smallest), math.log(1e4 * spread.largest)
+        return minimize_newton_1d(
+            _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum()), start=start, low=low, high=high
+        ).x
+
+    def _transform(self, logits: Float64Array) -> Float64Array:
+        return logits / self.temperature_
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature_,
+            "converged": self.converged_,
+            "n_iter": self.n_iter_,
+            "grad_norm": self.grad_norm_,
+            "at_bound": self.at_bound_,
+            "profile": self._profile.as_lists(),
+        }
+
+    def _set_state(self, state: State) -> None:
+        self.temperature_ = state.positive("temperature")
+        self.converged_ = state.flag("converged")
+        self.n_iter_ = state.count("n_iter")
+        self.grad_norm_ = state.number("grad_norm")
+        self.at_bound_ = state.flag("at_bound")
+        self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
+
+
+def _end_of_a_plateau(loss: Loss, best: Minimum, low: float, high: float) -> Minimum:
+    """The end of the search interval if the loss does not rise again on the way there: exp underflows to a plateau."""
+    for x, values in zip((low, high), loss(np.array([low, high])), strict=True):
+        value, slope, curvature = map(float, values)
+        if value <= best.value + 1e-15:
+            return Minimum(x, value, slope, curvature, best.n_iter, converged=True, at_bound=True)
+    return best
+
+
+def _at(loss: Loss) -> Callable[[float], tuple[float, float, float]]:
+    def objective(x: float) -> tuple[float, float, float]:
+        value, slope, curvature = loss(np.array([x]))[0]
+        return float(value), float(slope), float(curvature)
+
+    return objective
+
+
+def _separable(logits: Array, labels: IntArray) -> bool:
+    """Whether every label is its row's strict maximum."""
+    for block in row_blocks(logits):
+        rows, own = logits[block], labels[block]
+        picked = rows[np.arange(len(rows)), own]
+        if np.any(picked < rows.max(axis=-1)) or np.any((rows == picked[:, None]).sum(axis=-1) > 1):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """The log-likelihood of T around its best: at some log T, the rise of the summed NLL, its slope and curvature.
+
+    Between two nodes it is the polynomial of degree 5 that has all six values; the nodes lie closer than 3.6 standard
+    deviations, where the profile of a large sample is a parabola, and closer than half a unit of log T always.
+    """
+
+    log_t: Float64Array
+    rise: Float64Array
+    slope: Float64Array
+    curvature: Float64Array
+
+    @classmethod
+    def open(cls) -> _Profile:
+        """Of rows that say nothing about T."""
+        return cls(*np.zeros((4, 1)))
+
+    @classmethod
+    def of(cls, loss: Loss, best: Minimum, n: float, low: float, high: float, *, least: float) -> _Profile:
+        deviation = 1 / math.sqrt(n * best.curvature) if best.curvature > 0 else math.inf
+        step = min(3.6 * deviation, 0.5)
+        nodes = {best.x: np.array([best.value, best.slope, best.curvature])}
+        open_ends = {-1: best.x, 1: best.x}
+        while open_ends:
+            wanted = {side: end + side * step for side, end in open_ends.items()}
+            for (side, x), values in zip(wanted.items(), loss(np.array(list(wanted.values()))), strict=True):
+                nodes[x] = values
+                open_ends[side] = x
+                if 2 * n * (values[0] - least) >= _REACH or not low - step <= x <= high + step:
+                    del open_ends[side]
+        log_t = np.array(sorted(nodes))
+        columns = n * (np.array([nodes[x] for x in log_t]) - [least, 0.0, 0.0])
+        return cls(log_t, *columns.T)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        from scipy.interpolate import BPoly
+        from scipy.optimize import brentq
+        from scipy.stats import chi2
+
+        threshold = chi2.ppf(level, 1) / 2
+        best = int(np.argmin(self.rise))
+        above = self.rise > threshold
+        ends = []
+        for side, limit in ((-1, 0.0), (1, math.inf)):
+            i = best
+            while 0 <= i < len(above) and not above[i]:
+                i += side
+            if not 0 <= i < len(above):
+                ends.append(limit)
+                continue
+            pair = slice(min(i, i - side), max(i, i - side) + 1)
+            values = np.stack([self.rise[pair], self.slope[pair], self.curvature[pair]], axis=1)
+            curve = BPoly.from_derivatives(self.log_t[pair], values)
+            ends.append(math.exp(brentq(lambda x, c=curve: float(c(x)) - threshold, *self.log_t[pair], xtol=1e-13)))
+        return ends[0], ends[1]
+
+    def as_lists(self) -> list[list[float]]:
+        return [self.log_t.tolist(), self.rise.tolist(), self.slope.tolist(), self.curvature.tolist()]
