@@ -193,6 +193,7 @@ def usable_logits(name: str, logits: Array, *, rows: BoolArray | None = None) ->
     )
 
 
+@np.errstate(over="ignore")  # a sum that overflows is not 1
 def look_like_probabilities(logits: Array) -> bool:
     """Whether all rows (N, K) lie in [0, 1] and sum to 1 within 1e-6."""
     if logits.shape[0] == 0 or logits.shape[1] < 2:

@@ -174,7 +174,7 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         if self.classes is None:
             if given.dtype.kind in "OUS":
                 raise ValueError(
-                    f"Unknown label type: labels must be integers in [0, {n_classes - 1}]; for others pass classes=[...]"
+                    f"Unknown label type: labels must be integers in [0, {n_classes - 1}]; else pass classes=[...]"
                 )
             if given.dtype.kind == "f" and np.all(given == np.floor(given)):
                 given = given.astype(np.int64)
@@ -264,27 +264,29 @@ class Spread:
     """The number of entries of -inf."""
 
     @classmethod
+    @np.errstate(over="ignore", invalid="ignore")  # looked for below
     def of(cls, logits: Array) -> Spread:
         """Of rows (n, K) that hold no NaN and no +inf, in one read."""
         drop, smallest, largest, total, count, n_low = 0.0, np.inf, 0.0, 0.0, 0, 0
         for block in row_blocks(logits):
             rows = logits[block]
-            with np.errstate(over="ignore", invalid="ignore"):
-                top, lowest, mean = rows.max(axis=-1), rows.min(axis=-1), rows.mean(axis=-1, dtype=np.float64)
-            if not np.isfinite(lowest).all():
+            top, lowest, mean = rows.max(axis=-1), rows.min(axis=-1), rows.mean(axis=-1, dtype=np.float64)
+            if np.isneginf(lowest).any():
                 low = np.isneginf(rows)
                 n_low += int(low.sum())
                 lowest = np.where(low, np.inf, rows).min(axis=-1)
                 mean = np.where(low, 0.0, rows).sum(axis=-1, dtype=np.float64) / (~low).sum(axis=-1)
-            wide = top.astype(np.float64)
-            drop = max(drop, float((wide - lowest).max()))
-            # rounding of the mean must not make a constant row look as if it were not
-            spreads = (wide - mean)[lowest < top]
+            below = lowest < top  # rounding of the mean must not make a constant row look as if it were not
+            if not below.any():
+                continue
+            drops, spreads = top[below].astype(np.float64) - lowest[below], top[below].astype(np.float64) - mean[below]
+            if not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
+                raise ValueError("the logits of a row span more than float64 can hold; divide all by one constant")
+            drop = max(drop, float(drops.max()))
+            spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
             if len(spreads):
                 smallest, largest = min(smallest, float(spreads.min())), max(largest, float(spreads.max()))
                 total, count = total + float(spreads.sum()), count + len(spreads)
-        if not np.isfinite([drop, largest]).all():
-            raise ValueError("the logits of a row span more than float64 can hold; divide all logits by one constant")
         return cls(drop, smallest, largest, total / count if count else np.nan, n_low)
 
 

@@ -1,0 +1,46 @@
+# Python 3.11 or newer and make are all a fresh machine needs; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-all slow check bench clean
+
+demo: $(VENV)/.app  ## a real network's outputs, calibrated: one table and a report
+	$(BIN)/softargmax demo
+
+test: $(VENV)/.dev  ## the suite, minutes on two cores
+	$(BIN)/python -m pytest -n auto
+
+test-all: test  ## and what takes minutes: the wheel in an empty environment, the browser
+	$(BIN)/python -m pytest -m "minutes and not slow"
+
+slow: $(VENV)/.dev  ## campaigns run by hand
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev  ## lint, format, types, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.dev  ## speed against the peers, side by side; rewrites benchmarks/results.md
+	$(BIN)/python -m benchmarks
+
+clean:  ## all that was made here
+	rm -rf $(VENV) dist softargmax-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "softargmax needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is written when the installation ends, so that an interrupted one is done again and a finished one is not.
+$(VENV)/.app: $(INPUTS) | $(BIN)/python
+	$(PIP) --editable ".[app]"
+	touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/python
+	$(PIP) --editable ".[dev]"
+	touch $@ $(VENV)/.app

@@ -1,0 +1,1 @@
+"""Speed against the peers: `python -m benchmarks` (or `make bench`) runs every file here and rewrites results.md."""

@@ -1,0 +1,81 @@
+"""Evaluation -> figures, tables, one HTML page.
+
+A `Story` holds what was measured; everything here is a function of it. Importing this package loads NumPy alone:
+matplotlib comes with the first figure, rich with the first table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from softargmax.report.curves import (
+    ConfidenceHistogram,
+    ConfusionShares,
+    ReliabilityCurve,
+    confidence_histograms,
+    confusion_shares,
+    reliability_curves,
+)
+from softargmax.report.story import Story, headline, verdict
+from softargmax.report.tables import (
+    ClassRows,
+    Estimate,
+    MetricRow,
+    Mistake,
+    class_rows,
+    metric_rows,
+    mistakes,
+    terminal_table,
+)
+
+if TYPE_CHECKING:
+    from softargmax.report.html import page
+    from softargmax.report.plots import (
+        confidence_figure,
+        confusion_figure,
+        draw_confidence,
+        draw_confusion,
+        draw_counts,
+        draw_reliability,
+        reliability_figure,
+        save,
+        svg,
+    )
+
+__all__ = [
+    "ClassRows",
+    "ConfidenceHistogram",
+    "ConfusionShares",
+    "Estimate",
+    "MetricRow",
+    "Mistake",
+    "ReliabilityCurve",
+    "Story",
+    "class_rows",
+    "confidence_figure",
+    "confidence_histograms",
+    "confusion_figure",
+    "confusion_shares",
+    "draw_confidence",
+    "draw_confusion",
+    "draw_counts",
+    "draw_reliability",
+    "headline",
+    "metric_rows",
+    "mistakes",
+    "page",
+    "reliability_curves",
+    "reliability_figure",
+    "save",
+    "svg",
+    "terminal_table",
+    "verdict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from softargmax.report import html, plots
+
+    return getattr(html if name == "page" else plots, name)

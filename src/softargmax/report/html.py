@@ -1,0 +1,213 @@
+"""Story -> one HTML file that opens anywhere: no network, no script, light and dark, phone and desk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+
+from softargmax.report.curves import FINEST, WRITTEN, evaluations
+from softargmax.report.palette import css
+from softargmax.report.plots import svg
+from softargmax.report.story import Story, headline, verdict
+from softargmax.report.tables import WORST, Estimate, class_rows, metric_rows, mistakes
+from softargmax.report.words import count, number, percent, plain
+
+
+def page(story: Story) -> str:
+    """The report as one HTML5 document. Same story, same bytes; names and source are escaped.
+
+    It opens with the headline, then the metrics before and after, the figures, the classes, the most frequent mistakes,
+    and how the numbers were made. Text to be written as UTF-8.
+    """
+    from softargmax import __version__
+
+    title = headline(story)
+    style = css() + (resources.files(__package__) / "style.css").read_text("utf-8")
+    parts = [_metrics(story), _confidence(story), _mistakes(story), _classes(story), _how(story)]
+    body = "\n".join(parts if story.before.n else [_metrics(story), _how(story)])
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="softargmax {__version__}">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<p class="eyebrow"><b>Calibration report</b> {_facts(story)}</p>
+<h1>{escape(title)}</h1>
+<p class="lede">{escape(verdict(story))}</p>
+{_notes(story.notes)}</header>
+<main>
+{body}
+</main>
+<footer>Made with softargmax {__version__}.</footer>
+</body>
+</html>
+"""
+
+
+def _facts(story: Story) -> str:
+    facts = [
+        count(story.before.n, "row"),
+        f"{story.before.n_classes:,} classes",
+        plain(story.source),
+    ]
+    return "".join(f" · {escape(fact)}" for fact in facts if fact)
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    return '<ul class="notes">' + "".join(f"<li>{escape(plain(note))}</li>" for note in notes) + "</ul>\n"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+
+
+def _table(kind: str, head: Iterable[str], rows: Iterable[str], label: str) -> str:
+    """Rows of ready cells under a head of ready `<th>`s, in a box that scrolls by itself, also with the keyboard."""
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="box" role="region" aria-label="{label}" tabindex="0">\n<table class="{kind}">\n'
+        f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def _head(*names: str, text: int = 1) -> list[str]:
+    """Column heads; the first `text` stand over words, not numbers."""
+    return [f'<th scope="col"{" class=name" if i < text else ""}>{name}</th>' for i, name in enumerate(names)]
+
+
+def _metrics(story: Story) -> str:
+    marks = [f'<span class="mark {name}"></span>{name}' for name, _ in evaluations(story)]
+    rows = []
+    for row in metric_rows(story):
+        cells = "".join(f"<td>{_estimate(estimate)}</td>" for estimate in row.estimates)
+        rows.append(f'<th scope="row">{escape(row.name)}<small>{escape(row.meaning)}</small></th>{cells}')
+    under = "" if story.before.n == 0 else "<p><small>In small print under each number: its 95% interval.</small></p>"
+    return _section("The numbers", _table("metrics", _head("metric", *marks), rows, "Metrics") + under)
+
+
+def _estimate(estimate: Estimate) -> str:
+    small = f"<small>{escape(estimate.beside)}</small>" if estimate.beside else ""
+    return escape(estimate.text) + small
+
+
+def _figure(story: Story, name: str, described: str, caption: str) -> str:
+    return f"<figure>\n{svg(story, name, described)}\n<figcaption>{caption}</figcaption>\n</figure>"
+
+
+def _confidence(story: Story) -> str:
+    eces = " and ".join(f"{name} {number(e.ece)}" for name, e in evaluations(story))
+    claims = "; ".join(
+        f"{name}: claims {percent(e.mean_confidence)} on average, right {percent(e.accuracy)}"
+        for name, e in evaluations(story)
+    )
+    reliability = _figure(
+        story,
+        "reliability",
+        f"Reliability diagram: the share that was right against the confidence. Calibration error {eces}.",
+        "Each mark is one range of confidence: on the diagonal the model is right as often as it claims, below it "
+        "claims too much, above too little. The bars are 95% intervals; the lower panel counts the rows (logarithmic).",
+    )
+    confidence = _figure(
+        story,
+        "confidence",
+        f"Histogram of the confidence, split into right and wrong. {claims}.",
+        "How often each confidence was claimed, and how often wrongly. "
+        "In an honest model the solid line (average claim) and the dashed line (share right) meet.",
+    )
+    return _section("Does it know what it knows?", f'<div class="figures">\n{reliability}\n{confidence}\n</div>')
+
+
+def _mistakes(story: Story) -> str:
+    title = "What it mistakes for what"
+    found = mistakes(story)
+    if found is None:
+        return _section(title, "<p>With more than 1,000 classes the confusion matrix is not kept.</p>")
+    k, names = story.before.n_classes, [escape(name) for name in story.names]
+    block = -(-k // FINEST)
+    caption = (
+        "Each row is a true class, each column what it was called; the stronger the colour, the larger the share of "
+        "the row (square-root scale). "
+    )
+    if k <= WRITTEN:
+        caption += "Numbers are percent. "
+    if block > 1:
+        caption += f"Each cell shows the largest share among {block} × {block} neighbouring classes. "
+    caption += "A perfect model fills only the diagonal."
+    top = f"Most often {story.names[found[0].true]} was called {story.names[found[0].predicted]}." if found else ""
+    figure = _figure(
+        story, "confusion", f"Confusion matrix of {k} classes, accuracy {percent(story.last.accuracy)}. {top}", caption
+    )
+    rows = (
+        f'<th scope="row">{names[m.true]}</th><td class="name">{names[m.predicted]}</td>'
+        f"<td>{count(m.count)}</td><td>{100 * m.share:.1f}%</td>"
+        for m in found
+    )
+    table = "<p>There are none.</p>"
+    if found:
+        head = _head("true class", "called", "rows", "of that class", text=2)
+        table = _table("names", head, rows, "Most frequent mistakes")
+    return _section(
+        title, f'<div class="figures">\n{figure}\n<div>\n<h3>Most frequent mistakes</h3>\n{table}\n</div>\n</div>'
+    )
+
+
+def _classes(story: Story) -> str:
+    of, names = class_rows(story), story.names
+    means = ["mean probability"]
+    if story.after is not None:
+        means = ["mean probability before", "mean probability after"]
+    rows = []
+    for i, k in enumerate(of.index):
+        counts = "".join(f"<td>{count(float(c))}</td>" for c in (of.support[i], of.predicted[i]))
+        shares = (of.precision[i], of.recall[i], of.f1[i], of.frequency[i], *of.mean_probability[i])
+        cells = "".join(f"<td>{'–' if math.isnan(share) else percent(float(share))}</td>" for share in shares)
+        rows.append(f'<th scope="row">{escape(names[k])}</th>{counts}{cells}')
+    head = _head("class", "true rows", "predicted", "precision", "recall", "F1", "frequency", *means)
+    said = "<p>Precision: of the rows called so, the share that is. Recall: of the rows that are, the share called so. "
+    said += "Calibrated probabilities have a mean near the frequency of the class.</p>\n"
+    if of.left_out:
+        said += f"<p>The {WORST} classes with the lowest F1 of {len(names):,}; {of.left_out:,} are not listed.</p>\n"
+    return _section("Class by class", said + _table("names", head, rows, "Classes"))
+
+
+def _how(story: Story) -> str:
+    measured = f"All numbers are measured on {count(story.before.n, 'row')}."
+    if story.before.weighted:
+        measured += " Rows have weights: means are weighted, and intervals use the effective number of rows."
+    if story.n_fitted is not None:
+        measured += f" The calibrator was fitted on {count(story.n_fitted, 'row')}."
+    if story.held_out is not None:
+        measured += HELD_OUT if story.held_out else SAME_ROWS
+    return _section("How these numbers were made", HOW.format(measured=measured, bins=story.before.n_bins))
+
+
+HELD_OUT = " None of the rows it was fitted on is among those measured."
+SAME_ROWS = " It was fitted on the very rows measured here, which flatters the numbers after calibration."
+HOW = """<dl>
+<dt>Rows</dt>
+<dd>{measured}</dd>
+<dt>Calibration error (ECE)</dt>
+<dd>The confidence of a row is its largest probability. Rows are sorted into {bins} bins of equal width over 0 to 1,
+each holding its right edge. In each bin the mean confidence is compared with the share that was right; the distances
+are averaged, each bin weighing as much as the rows in it.</dd>
+<dt>ECE if perfect</dt>
+<dd>Even a perfectly calibrated model shows a calibration error above 0, because every bin holds finitely many rows.
+This is what it would show on average, with these confidences and this number of rows.</dd>
+<dt>Intervals (95%)</dt>
+<dd>ECE: inversion of a test on the sums of each bin; a bootstrap would sit too high. Accuracy, top-5 and the bars of
+the reliability diagram: Wilson. NLL, Brier score and mean confidence: normal, from the variance of the rows.
+Temperature: profile likelihood.</dd>
+<dt>NLL and Brier score</dt>
+<dd>NLL is in nats and never clipped: one row whose truth was given probability 0 makes it infinite. The Brier score is
+the sum over all classes, so 0 is perfect and 2 is certain and wrong.</dd>
+</dl>"""

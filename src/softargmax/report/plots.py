@@ -1,0 +1,305 @@
+"""Small values of numbers -> figures. The one place that knows matplotlib; nothing here touches pyplot or its settings.
+
+`draw_...` draws on the axes it is given and returns them; `..._figure` composes a whole figure; `svg` turns a figure
+into text that takes its colours from the page it stands in; `save` writes one figure as a PNG or SVG that stands alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from softargmax._files import write_whole
+from softargmax.report.curves import (
+    WRITTEN,
+    ConfidenceHistogram,
+    ConfusionShares,
+    ReliabilityCurve,
+    confidence_histograms,
+    confusion_shares,
+    reliability_curves,
+)
+from softargmax.report.palette import LIGHT, STANDINS, themed
+from softargmax.report.story import Story
+from softargmax.report.words import number, percent, plain
+
+WIDTH = 4.6  # inches; a phone shows it at about its own size, so 10 points stay 10 points
+MARKS = {"model": "o", "before": "o", "after": "s"}
+CONFIDENCE = "confidence: what the model claims"
+STRONGEST = 0.7  # opacity of a share of 1: ink stays readable on it in both themes
+STYLE: Any = {"font.size": 10.0, "font.family": "sans-serif", "svg.fonttype": "none", "svg.image_inline": True}
+
+
+def draw_reliability(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mapping[str, str] = LIGHT) -> Axes:
+    """Share right against mean confidence per bin, bars from `lower` to `upper`; empty bins stay blank."""
+    axes.plot([0, 1], [0, 1], color=colors["quiet"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for curve in curves:
+        color = colors[curve.name]
+        bars: Any = {"linewidth": 1.6, "alpha": 0.55, "clip_on": False}
+        axes.vlines(curve.confidence, curve.lower, curve.upper, color=color, zorder=2, **bars)
+        axes.plot(curve.confidence, curve.accuracy, color=color, linewidth=1, alpha=0.6, zorder=3)
+        mark: Any = {"marker": MARKS[curve.name], "linestyle": "none", "markersize": 5.5, "clip_on": False}
+        axes.plot(curve.confidence, curve.accuracy, color=color, zorder=4, **mark)
+    quiet: Any = {"color": colors["quiet"], "fontsize": 9, "transform": axes.transAxes, "zorder": 0}
+    if not any(((c.confidence < 0.64) & (c.upper > 0.9)).any() for c in curves):  # else the words would be in the way
+        axes.text(0.03, 0.965, "underconfident: claims too little", ha="left", va="top", **quiet)
+    if not any(((c.confidence > 0.36) & (c.lower < 0.1)).any() for c in curves):
+        axes.text(0.97, 0.035, "overconfident: claims too much", ha="right", va="bottom", **quiet)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share that was right")
+    _percent_ticks(axes.xaxis)
+    _percent_ticks(axes.yaxis)
+    return _plain_frame(axes, colors)
+
+
+def draw_counts(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mapping[str, str] = LIGHT) -> Axes:
+    """Rows per bin on a logarithmic scale; an empty bin has no bar."""
+    for shift, curve in enumerate(curves):
+        left, width = curve.edges[:-1], np.diff(curve.edges)
+        part = 0.84 / len(curves)
+        axes.bar(left + width * (0.08 + part * (shift + 0.5)), curve.count, width * part, color=colors[curve.name])
+    counts = np.concatenate([curve.count for curve in curves])
+    high = max(5.0, *counts)
+    axes.set(xlim=(0, 1), ylim=(0.6, 2 * high), xlabel=CONFIDENCE, ylabel="rows")
+    axes.set_yscale("log")  # after the limits: without rows it would find none by itself
+    powers = [10.0**power for power in range(0, 16, 2 if high > 100 else 1) if 10**power <= 2 * high]
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(powers, [_short_count(power) for power in powers])
+    _percent_ticks(axes.xaxis)
+    return _plain_frame(axes, colors)
+
+
+def draw_confidence(axes: Axes, histogram: ConfidenceHistogram, *, colors: Mapping[str, str] = LIGHT) -> Axes:
+    """Stacked bars of the shares right and wrong; lines at the mean confidence and at the accuracy."""
+    left, width = histogram.edges[:-1], np.diff(histogram.edges)
+    bars: Any = {"width": 0.86 * width, "align": "edge", "zorder": 2}
+    axes.bar(left + 0.07 * width, histogram.right, color=colors["right"], **bars)
+    axes.bar(left + 0.07 * width, histogram.wrong, bottom=histogram.right, color=colors["wrong"], **bars)
+    axes.axvline(histogram.mean_confidence, color=colors["ink"], linewidth=1.4, zorder=3)
+    axes.axvline(histogram.accuracy, color=colors["ink"], linewidth=1.4, linestyle=(0, (2, 2)), zorder=3)
+    title = f"{histogram.name}: claims {percent(histogram.mean_confidence)}, right {percent(histogram.accuracy)}"
+    axes.set_title(title, loc="left", fontsize=10, color=colors["ink"])
+    axes.set(xlim=(0, 1), ylabel="share of rows")
+    _percent_ticks(axes.xaxis)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+    return _plain_frame(axes, colors)
+
+
+def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[str, str] = LIGHT) -> Axes:
+    """True classes down, predicted across; the opacity of one hue is the square root of the share.
+
+    Up to 20 classes each cell holds its share in whole percent (blank below 0.5%); up to 30 the classes are named.
+    """
+    shares, size = np.nan_to_num(confusion.shares), len(confusion.shares)
+    edge = confusion.n_classes / confusion.block if confusion.block > 1 else size
+    red, green, blue = to_rgb(colors["cell"])
+    row, column = np.nonzero(shares)
+    fills = [(red, green, blue, STRONGEST * math.sqrt(shares[i, j])) for i, j in zip(row, column, strict=True)]
+    if size <= WRITTEN:
+        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+        cells = np.stack([column, row], axis=1)[:, None, :] + corners
+        axes.add_collection(PolyCollection(list(cells), facecolors=fills, linewidths=0))
+        centred: Any = {"ha": "center", "va": "center", "fontsize": 9 if size > 12 else 10, "color": colors["ink"]}
+        for i, j in zip(row, column, strict=True):
+            if (text := f"{100 * shares[i, j]:.0f}") != "0":
+                axes.text(j + 0.5, i + 0.53, text, **centred)
+    else:  # too many cells for shapes; the image holds its own hue, seen on light and dark alike
+        image = np.zeros((size, size, 4))
+        image[..., :3] = to_rgb(LIGHT["cell"])
+        image[row, column, 3] = np.sqrt(shares[row, column])
+        axes.imshow(image, extent=(0, edge, edge, 0), interpolation="none", zorder=2)
+    axes.set(xlim=(0, edge), ylim=(edge, 0), aspect="equal", xlabel="predicted", ylabel="true")
+    if confusion.labels:
+        places = np.arange(size) + 0.5
+        rotation = 90 if max(map(len, confusion.labels)) > max(2, 40 / size) else 0  # some 40 letters fit side by side
+        axes.set_xticks(places, confusion.labels, rotation=rotation, parse_math=False)
+        axes.set_yticks(places, confusion.labels, parse_math=False)
+        axes.tick_params(labelsize=10 if size <= 16 else 8)
+    else:
+        axes.locator_params(nbins=5, integer=True)
+        scale = confusion.block
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:.0f}"))
+    _plain_frame(axes, colors)
+    axes.grid(False)
+    return axes
+
+
+def _short_count(rows: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rows >= size:
+            return f"{rows / size:.0f}{letter}"
+    return f"{rows:.0f}"
+
+
+def _percent_ticks(axis: Any) -> None:
+    axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0%", "20%", "40%", "60%", "80%", "100%"])
+
+
+def _plain_frame(axes: Axes, colors: Mapping[str, str]) -> Axes:
+    axes.set_facecolor("none")
+    axes.grid(True, color=colors["line"], linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=colors["ink"], length=0, pad=5)
+    for spine in axes.spines.values():
+        spine.set(color=colors["line"], linewidth=0.8)
+    axes.xaxis.label.set_color(colors["ink"])
+    axes.yaxis.label.set_color(colors["ink"])
+    return axes
+
+
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(WIDTH, height), facecolor="none")
+
+
+def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the left and the top edge."""
+    whole = float(figure.get_size_inches()[1])
+    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+
+
+def _legend(figure: Figure, handles: Sequence[Any], colors: Mapping[str, str], columns: int = 1) -> None:
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderpad=0,
+        labelcolor=colors["ink"], handlelength=1.4, handletextpad=0.6, columnspacing=1.4, labelspacing=0.4,
+    )  # fmt: skip
+
+
+def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figure:
+    """The reliability diagram with the rows per bin under it, and the calibration errors above."""
+    curves = reliability_curves(story)
+    with matplotlib.rc_context(STYLE):
+        top, side = 0.12 + 0.23 * len(curves), WIDTH - 0.89
+        figure = _figure(top + side + 1.45)
+        handles = []
+        for c in curves:
+            label = f"{c.name}: ECE {number(c.ece)} ({number(c.ece_interval[0])} to {number(c.ece_interval[1])})"
+            handles.append(
+                Line2D([], [], color=colors[c.name], marker=MARKS[c.name], markersize=5.5, linewidth=1, label=label)
+            )
+        _legend(figure, handles, colors)
+        upper = draw_reliability(_place(figure, 0.67, top, side, side), curves, colors=colors)
+        upper.tick_params(labelbottom=False)
+        lower = draw_counts(_place(figure, 0.67, top + side + 0.12, side, 0.8), curves, colors=colors)
+        for axes in (upper, lower):
+            axes.yaxis.set_label_coords(-0.48 / side, 0.5)
+    return figure
+
+
+def confidence_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figure:
+    """Histograms of the confidence before and after, one above the other, on the same scale."""
+    histograms = confidence_histograms(story)
+    with matplotlib.rc_context(STYLE):
+        each = 2.15 if len(histograms) > 1 else 4.0
+        height = 0.62 + len(histograms) * (each + 0.36) + 0.22
+        figure = _figure(height)
+        line: Any = {"color": colors["ink"], "linewidth": 1.4}
+        _legend(
+            figure,
+            [
+                Patch(color=colors["right"], label="right"),
+                Line2D([], [], label="mean confidence", **line),
+                Patch(color=colors["wrong"], label="wrong"),
+                Line2D([], [], label="share that was right", linestyle=(0, (2, 2)), **line),
+            ],
+            colors,
+            columns=2,
+        )
+        highest = max(float((h.right + h.wrong).max()) for h in histograms) or 1.0
+        for i, histogram in enumerate(histograms):
+            axes = _place(figure, 0.67, 0.72 + i * (each + 0.36), WIDTH - 0.89, each)
+            draw_confidence(axes, histogram, colors=colors)
+            axes.set_ylim(0, 1.05 * highest)
+            last = i == len(histograms) - 1
+            axes.tick_params(labelbottom=last)
+            if last:
+                axes.set_xlabel(CONFIDENCE)
+    return figure
+
+
+def confusion_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figure | None:
+    """The confusion matrix as shares of each true class; None beyond 1000 classes."""
+    confusion = confusion_shares(story)
+    if confusion is None:
+        return None
+    with matplotlib.rc_context(STYLE):
+        longest = max(map(len, confusion.labels), default=4)
+        margin = 0.38 + 0.078 * longest
+        side = WIDTH - margin - 0.12
+        figure = _figure(0.08 + side + margin)
+        draw_confusion(_place(figure, margin, 0.08, side, side), confusion, colors=colors)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[..., Figure | None]] = {
+    "reliability": reliability_figure,
+    "confidence": confidence_figure,
+    "confusion": confusion_figure,
+}
+
+
+def svg(story: Story, name: str, described: str) -> str | None:
+    """One figure ("reliability", "confidence" or "confusion") as an `<svg>` element to stand in a page.
+
+    Its colours are CSS variables (see palette.css), its text is text in the font of the page, its ids start with
+    `name`, and `described` is what a screen reader says. Same story, same bytes. None where there is no such figure.
+    """
+    figure = FIGURES[name](story, colors=STANDINS)
+    if figure is None:
+        return None
+    text = _rendered(figure, "svg", name).decode()
+    extras = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"  # matplotlib's, for files
+    text = re.sub(extras, "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'<[^>]*(?:url\(|href=")#([^)"]+)', text))
+
+    def inlined(tag: re.Match[str]) -> str:  # tags only: what stands between them may be a user's words
+        said = re.sub(r"font: (?:[a-z0-9]+ )*([0-9.]+)px [^;\"]*", r"font-size: \1px", tag[0])
+        said = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", said)
+        said = re.sub(r'(url\(|href=")#', rf"\1#{name}-", said.replace("xlink:href", "href"))
+        return themed(said)
+
+    root, body = re.sub(r"<[^>]+>", inlined, text).split(">", 1)
+    box = root[root.index("viewBox=") :].split('"')[1]
+    body = re.sub(r"\s*\n\s*", "\n", body).strip()
+    return f'<svg class="{name}" viewBox="{box}" role="img" aria-label="{escape(plain(described))}">{body}'
+
+
+def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 200) -> None:
+    """Write one figure in the light theme as a .png (of `dpi` dots an inch) or .svg that stands alone.
+
+    Raises ValueError for another ending, an unknown name, or a figure that this story does not have.
+    """
+    kind = Path(path).suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"path must end in .png or .svg; got {os.fspath(path)!r}")
+    if name not in FIGURES:
+        raise ValueError(f"name must be one of {', '.join(FIGURES)}; got {name!r}")
+    figure = FIGURES[name](story)
+    if figure is None:
+        raise ValueError(f"there is no {name} figure of {story.before.n_classes} classes")
+    figure.set_facecolor(LIGHT["page"])
+    write_whole(path, _rendered(figure, kind, name, dpi=dpi, fonttype="path"))
+
+
+def _rendered(figure: Figure, kind: str, name: str, *, dpi: int = 72, fonttype: str = "none") -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype, "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a browser has it
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,273 @@
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import mpmath
+import numpy as np
+import pytest
+
+from softargmax.kernels import simd, softmax, temperature
+from softargmax.kernels._compile import kernel
+
+
+@kernel
+def exp_of(x, out):
+    one = x.dtype.type(1)
+    for i in range(0, len(x), simd.LANES):
+        simd.store(out, i, simd.exp(simd.load(one, x, i)))
+
+
+@kernel
+def log_of(x, out):
+    one = x.dtype.type(1)
+    for i in range(0, len(x), simd.LANES):
+        simd.store(out, i, simd.log(simd.load(one, x, i)))
+
+
+@kernel
+def reductions_of(x, n, out):
+    one = x.dtype.type(1)
+    v = simd.load_part(one, x, 0, n, -np.inf)
+    out[0] = simd.max_of_lanes(v)
+    out[1] = simd.sum_of_lanes(simd.load_part(one, x, 0, n, 0.0))
+
+
+def ulps(values, exact, dtype):
+    spacing = np.spacing(np.abs(np.array([float(e) for e in exact])).astype(dtype)).astype(float)
+    return np.array([abs(mpmath.mpf(float(v)) - e) for v, e in zip(values, exact, strict=True)], float) / spacing
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), [(np.float32, -87.3), (np.float64, -708.3)])
+def test_exp_is_within_one_ulp(dtype, lowest):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(lowest, 0, 2000), -rng.exponential(1e-3, 990), [0, -0.0], np.zeros(8)]).astype(
+        dtype
+    )
+    x = x[: len(x) // simd.LANES * simd.LANES]
+    out = np.empty_like(x)
+    exp_of(x, out)
+    with mpmath.workdps(40):
+        assert ulps(out, [mpmath.exp(mpmath.mpf(float(v))) for v in x], dtype).max() < 1
+    assert np.all(out <= 1)
+    assert out[np.flatnonzero(x == 0)].tolist() == [1.0] * int((x == 0).sum())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_far_below_is_zero_and_nan_stays(dtype):
+    x = np.full(16, -np.inf, dtype)
+    x[1:5] = [-1e4, -1000, np.finfo(dtype).min, np.nan]
+    out = np.ones_like(x)
+    exp_of(x, out)
+    assert np.isnan(out[4])
+    assert np.all(np.delete(out, 4) == 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_is_within_one_ulp_of_the_larger_of_one_and_the_result(dtype):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.exp(rng.uniform(-80, 80, 1000)), 1 + rng.exponential(1e-3, 990), [1, 2, 0.5, 1e30], [1] * 6])
+    x = x.astype(dtype)
+    out = np.empty_like(x)
+    log_of(x, out)
+    with mpmath.workdps(40):
+        exact = [mpmath.log(mpmath.mpf(float(v))) for v in x]
+        error = np.array([abs(mpmath.mpf(float(v)) - e) for v, e in zip(out, exact, strict=True)], float)
+    assert np.all(error <= np.spacing(np.maximum(np.abs(out), 1).astype(dtype)))
+    assert out[np.flatnonzero(x == 1)].tolist() == [0.0] * int((x == 1).sum())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", range(1, 17))
+def test_partial_loads_read_nothing_beyond(n, dtype):
+    # the memory after the row would poison both reductions
+    x = np.full(16, np.nan, dtype)
+    x[:n] = np.random.default_rng(n).standard_normal(n)
+    out = np.zeros(2, dtype)
+    reductions_of(x, n, out)
+    assert out[0] == x[:n].max()
+    assert out[1] == pytest.approx(x[:n].astype(float).sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 2, 7, 15, 16, 17, 31, 32, 33, 64, 1023, 1024, 1025, 2100])
+def test_kernels_write_their_rows_and_nothing_else(k, dtype):
+    rng = np.random.default_rng(k)
+    n = 11
+    memory = np.full(n * k + 64, 7, dtype)  # a guard on both sides
+    x = (rng.standard_normal((n, k)) * 3).astype(dtype)
+    out = memory[32 : 32 + n * k]
+    softmax.softmax_rows(x.reshape(-1), out, k, np.ones(1, dtype), 0, 2, 9)
+    rows = out.reshape(n, k)
+    assert np.all(rows[:2] == 7)
+    assert np.all(rows[9:] == 7)
+    assert np.all(memory[:32] == 7)
+    assert np.all(memory[32 + n * k :] == 7)
+    e = np.exp(x.astype(float) - x.max(-1, keepdims=True).astype(float))
+    np.testing.assert_allclose(
+        rows[2:9], (e / e.sum(-1, keepdims=True))[2:9], rtol=1e-5 if dtype == np.float32 else 1e-13
+    )
+    sums = np.full(n + 16, 7, dtype)
+    softmax.logsumexp_rows(x.reshape(-1), sums, k, 2, 9)
+    assert np.all(sums[:2] == 7)
+    assert np.all(sums[9:] == 7)
+    np.testing.assert_allclose(
+        sums[2:9], (np.log(e.sum(-1)) + x.max(-1))[2:9], rtol=1e-6 if dtype == np.float32 else 1e-14
+    )
+
+
+@pytest.mark.parametrize("k", [3, 10, 16, 17, 100, 2000])
+def test_a_row_is_bitwise_the_same_wherever_it_stands(k):
+    x = (np.random.default_rng(0).standard_normal((37, k)) * 3).astype(np.float32)
+    whole = np.empty_like(x)
+    softmax.softmax_rows(x.reshape(-1), whole.reshape(-1), k, np.ones(1, np.float32), 0, 0, 37)
+    for start in (0, 1, 5, 36):
+        for shift in range(3):  # other alignments
+            memory = np.zeros(k + 8, np.float32)
+            alone = memory[shift : shift + k]
+            alone[:] = x[start]
+            softmax.softmax_rows(alone, alone, k, np.ones(1, np.float32), 0, 0, 1)
+            np.testing.assert_array_equal(alone, whole[start])
+
+
+def objective_by_mpmath(x, y, w, t):
+    """Loss, and its derivatives in log T by differentiating the definition numerically with 50 digits."""
+    with mpmath.workdps(50):
+
+        def loss(log_t):
+            total = mpmath.mpf(0)
+            for row, label, weight in zip(x, y, w, strict=True):
+                z = [mpmath.mpf(float(v)) * mpmath.exp(-log_t) for v in row]
+                total += weight * (mpmath.log(mpmath.fsum(mpmath.exp(v) for v in z)) - z[label])
+            return total
+
+        at = mpmath.log(mpmath.mpf(float(t)))
+        return [float(loss(at)), float(mpmath.diff(loss, at)), float(mpmath.diff(loss, at, 2))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 10, 16, 17, 50])
+def test_temperature_objective_against_mpmath(k, dtype):
+    rng = np.random.default_rng(k)
+    n = 19
+    x = (rng.standard_normal((n, k)) * 4).astype(dtype)
+    y = rng.integers(0, k, n)
+    w = rng.integers(0, 3, n).astype(float)
+    temperatures = np.array([0.3, 1.0, 2.5])
+    sums = np.zeros((3, 3))
+    temperature.temperature_objective_rows(x.reshape(-1), y, w, k, 1 / temperatures, sums, 0, n)
+    for t, row in zip(temperatures, sums, strict=True):
+        np.testing.assert_allclose(row, objective_by_mpmath(x, y, w, t), rtol=1e-11)
+
+
+@pytest.mark.parametrize("k", [10, 50])
+def test_temperature_objective_keeps_its_range(k):
+    x = np.random.default_rng(0).standard_normal((8, k))
+    y = np.arange(8)
+    for scale in (1e-200, 1.0, 1e200):
+        sums = np.zeros((1, 3))
+        temperature.temperature_objective_rows(
+            (x * scale).reshape(-1), y, np.ones(8), k, np.array([1 / scale]), sums, 0, 8
+        )
+        wanted = np.zeros((1, 3))
+        temperature.temperature_objective_rows(x.reshape(-1), y, np.ones(8), k, np.ones(1), wanted, 0, 8)
+        np.testing.assert_allclose(sums, wanted, rtol=1e-12)
+    low = x.copy()
+    low[:, -1] = -np.inf
+    sums = np.zeros((1, 3))
+    temperature.temperature_objective_rows(low.reshape(-1), y, np.ones(8), k, np.ones(1), sums, 0, 8)
+    without = np.zeros((1, 3))
+    cut = np.ascontiguousarray(low[:, :-1])
+    temperature.temperature_objective_rows(cut.reshape(-1), y, np.ones(8), k - 1, np.ones(1), without, 0, 8)
+    np.testing.assert_allclose(sums, without, rtol=1e-13)
+
+
+def in_a_fresh_interpreter(program, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+SHOW = """
+    import numpy as np, softargmax as sa
+    z = (np.random.default_rng(0).standard_normal((5, 40)) * 3).astype(np.float32)
+    print(sa.softmax(z).tobytes().hex(), sa.logsumexp(z).tobytes().hex())
+"""
+
+
+def decode(shown):
+    return [np.frombuffer(bytes.fromhex(part), np.float32) for part in shown.split()]
+
+
+def test_without_numba_the_results_agree():
+    usual = decode(in_a_fresh_interpreter(SHOW))
+    without = (
+        "import sys; sys.modules['numba'] = None\n" + textwrap.dedent(SHOW) + "assert sys.modules['numba'] is None"
+    )
+    for one, other in zip(usual, decode(in_a_fresh_interpreter(without)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2 * (8 + math.log(40) + 40) * np.finfo(np.float32).eps)
+    switched_off = decode(in_a_fresh_interpreter(SHOW, NUMBA_DISABLE_JIT="1"))
+    for one, other in zip(usual, switched_off, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2 * (8 + math.log(40) + 40) * np.finfo(np.float32).eps)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_no_error():
+    # nothing can be created below /proc, for root too; NUMBA_CACHE_DIR comes before every other place
+    program = """
+        import tempfile, numba.core.caching as caching
+        def refuse(self): raise OSError("read-only")
+        caching._CacheLocator.ensure_cache_path = refuse
+    """
+    usual = in_a_fresh_interpreter(SHOW)
+    assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR="/proc/nowhere") == usual
+    assert in_a_fresh_interpreter(textwrap.dedent(program) + textwrap.dedent(SHOW)) == usual
+
+
+def test_a_full_disk_while_caching_is_no_error(tmp_path):
+    full = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    """
+    shown = in_a_fresh_interpreter(textwrap.dedent(full) + textwrap.dedent(SHOW), NUMBA_CACHE_DIR=str(tmp_path))
+    assert shown == in_a_fresh_interpreter(SHOW)
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+def test_the_cache_is_used_and_a_damaged_entry_is_compiled_anew(tmp_path):
+    first = in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path))
+    entries = list(tmp_path.rglob("*.nbc"))
+    assert len(entries) == 2  # softmax and logsumexp of float32
+    before = {path: path.stat().st_mtime_ns for path in entries}
+    assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path)) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == before
+    entries[0].write_bytes(b"")
+    assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path)) == first
+
+
+@pytest.mark.parametrize("features", ["", "+sse4.2", "+avx,+avx2,+fma"])
+def test_other_cpus_get_other_code_and_the_same_results(features, tmp_path):
+    # without +fma the same source multiplies and adds; a call of fma for each lane would be 10 times slower
+    program = (
+        SHOW
+        + """
+    from softargmax.kernels.softmax import softmax_rows
+    assembly = "".join(softmax_rows.inspect_asm().values())
+    import os
+    fma = "+fma" in os.environ["NUMBA_CPU_FEATURES"]
+    assert ("vfmadd" in assembly) == fma
+    assert "fmaf" not in assembly
+    assert ("ymm" in assembly) == ("+avx2" in os.environ["NUMBA_CPU_FEATURES"])
+    assert "zmm" not in assembly
+    """
+    )
+    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    usual = decode(in_a_fresh_interpreter(SHOW))
+    for one, other in zip(usual, decode(in_a_fresh_interpreter(program, **environment)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2 * (8 + math.log(40) + 40) * np.finfo(np.float32).eps)
