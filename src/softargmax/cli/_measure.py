@@ -1,0 +1,120 @@
+"""Predictions -> the story of a calibrator on them: measured before and after."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softargmax.cli._outcome import OUR_WARNINGS
+
+if TYPE_CHECKING:
+    from softargmax.data import Predictions
+    from softargmax.metrics import Evaluation
+    from softargmax.report import Story
+    from softargmax.typing import Array
+
+FEWEST = 20  # rows: with fewer, half of them say nothing
+
+
+def as_they_are(found: Predictions, rows: Any = slice(None), n_bins: int = 15) -> Evaluation:
+    """Evaluate `rows` of the predictions."""
+    from softargmax.metrics import evaluate
+
+    assert found.labels is not None
+    scores = found.scores[rows]
+    if found.kind == "probs":
+        return evaluate(found.labels[rows], probs=scores, n_bins=n_bins)
+    return evaluate(found.labels[rows], logits=scores, n_bins=n_bins)
+
+
+def calibrated(found: Predictions, calibrator: Any, logits: Array, rows: Any = slice(None)) -> Evaluation:
+    """Evaluate `rows` after calibration, on log-probabilities: in them no probability underflows to 0."""
+    from softargmax.metrics import evaluate
+
+    assert found.labels is not None
+    return evaluate(found.labels[rows], logits=calibrator.predict_log_proba(logits[rows]))
+
+
+def all_rows(found: Predictions, calibrator: Any) -> Story:
+    """A calibrator that came from elsewhere, measured on every row."""
+    with _kept_warnings() as notes:
+        before, after = as_they_are(found), calibrated(found, calibrator, found.logits)
+    return _story(found, before, after, calibrator, notes)
+
+
+def halves(found: Predictions) -> Story:
+    """TemperatureScaling fitted on one half of the rows (chosen by seed 0) and measured on the other.
+
+    With too few rows, or where the fit has nothing to go by (one class only), the rows are measured as they are; a note
+    says why.
+    """
+    from softargmax.calibration import TemperatureScaling
+    from softargmax.report import Story
+
+    assert found.labels is not None
+    n = len(found.labels)
+    order = np.random.default_rng(0).permutation(n)
+    fitted, measured = order[: n // 2], order[n // 2 :]
+    with _kept_warnings() as notes:
+        calibrator, why = (
+            None,
+            f"{n} row{'' if n == 1 else 's'} are too few to fit on one half and measure on the other",
+        )
+        if n >= FEWEST:
+            logits = found.logits
+            try:
+                calibrator = TemperatureScaling().fit(logits[fitted], found.labels[fitted])
+            except ValueError as error:
+                why = f"on one half of the rows, {error}"
+        if calibrator is None:
+            before = as_they_are(found)
+        else:
+            before, after = as_they_are(found, measured), calibrated(found, calibrator, logits, measured)
+    if calibrator is None:
+        notes = [f"Not calibrated, measured as they came: {why}.", *notes]
+        return Story(before=before, source=found.source, class_names=found.class_names, notes=tuple(notes))
+    return _story(found, before, after, calibrator, notes, n_fitted=len(fitted), held_out=True)
+
+
+def _story(
+    found: Predictions,
+    before: Evaluation,
+    after: Evaluation,
+    calibrator: Any,
+    notes: list[str],
+    n_fitted: int | None = None,
+    held_out: bool | None = None,
+) -> Story:
+    from softargmax.report import Story
+
+    temperature = getattr(calibrator, "temperature_", None)
+    interval = None
+    if temperature is not None and hasattr(calibrator, "interval"):
+        interval = calibrator.interval()
+    return Story(
+        before=before,
+        after=after,
+        source=found.source,
+        class_names=found.class_names,
+        temperature=None if temperature is None else float(temperature),
+        temperature_interval=interval,
+        n_fitted=n_fitted,
+        held_out=held_out,
+        notes=tuple(notes),
+    )
+
+
+@contextmanager
+def _kept_warnings() -> Iterator[list[str]]:
+    """Our warnings inside the block, as sentences; all warnings are issued again at its end."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as met:
+        yield notes
+    for warning in met:
+        if issubclass(warning.category, OUR_WARNINGS) and str(warning.message) not in notes:
+            notes.append(str(warning.message))
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

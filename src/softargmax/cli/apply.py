@@ -1,0 +1,35 @@
+"""softargmax apply: a calibrator and predictions -> calibrated probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softargmax.cli import _arguments
+from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt, Preds
+
+
+def apply(
+    cal: Annotated[Path, typer.Argument(metavar="CAL.json", show_default=False, help="What `calibrate` wrote.")],
+    preds: Preds,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Probabilities to write: .npz, .npy or .csv.")
+    ],
+    labels: LabelsAt = None,
+    logits: AsLogits = False,
+    log_probs: AsLogProbs = False,
+    probs: AsProbs = False,
+) -> None:
+    """Write calibrated probabilities. Labels are not needed; where there are any, they go along."""
+    from softargmax.data import write_predictions
+    from softargmax.data.predictions import writable_kind
+
+    writable_kind(output)
+    _arguments.must_differ(output, [preds, cal])
+    found = _arguments.predictions(preds, labels, logits, log_probs, probs, need_labels=False)
+    calibrator = _arguments.calibrator(cal, found)
+    write_predictions(output, calibrator.predict_proba(found.logits), found.labels, found.class_names)
+    n, k = found.scores.shape
+    print(f"wrote {output}: probabilities of {n:,} row{'' if n == 1 else 's'} over {k} classes")

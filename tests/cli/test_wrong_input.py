@@ -1,0 +1,188 @@
+"""Every mistake of a user: exit code 2, one sentence that names the place, nothing written, nothing left behind."""
+
+# ruff: noqa: E501
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+
+from softargmax.data import read_predictions
+
+Z = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.5], [0.2, 0.1, 3.0], [1.0, 2.0, 0.0]])
+Y = np.array([0, 1, 2, 2])
+CSV = "label,cat,dog\n0,2.0,0.5\n1,0.1,0.7\n0,3.0,1.0\n"
+
+
+def npz(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def put(row, column, value, scores=Z):
+    changed = scores.copy()
+    changed[row, column] = value
+    return changed
+
+
+def csv(old="", new=""):
+    assert old in CSV
+    return CSV.replace(old, new, 1)
+
+
+# what is wrong: the files (name -> bytes or text; the first is PREDS), the flags, what the sentence must say
+WRONG = {
+    # the file itself
+    "empty": ({"p.npz": b""}, [], "p.npz is empty"),
+    "empty csv": ({"p.csv": b""}, ["--logits"], "p.csv is empty"),
+    "blanks only": ({"p.csv": "\n\n  \n"}, ["--logits"], "p.csv holds only blanks"),
+    "text named npz": ({"p.npz": "label,a,b\n"}, [], "p.npz is not a .npz file"),
+    "text named npy": ({"p.npy": "1 2 3\n"}, ["--logits"], "p.npy is not a .npy file"),
+    "npy named npz": ({"p.npz": npy(Z)}, [], "p.npz is not a .npz file: it holds one array"),
+    "npz named npy": ({"p.npy": npz(logits=Z)}, ["--logits"], "it is a zip, as numpy.savez writes it; name it .npz"),
+    "truncated zip": ({"p.npz": npz(logits=Z, labels=Y)[:300]}, [], "p.npz cannot be read: it is damaged or cut short"),
+    "pickled npz": ({"p.npz": npz(logits=Z.astype(object), labels=Y)}, [], "p.npz: array `logits` cannot be read: it holds Python objects as a pickle"),
+    "pickled labels": ({"p.npz": npz(logits=Z, labels=Y.astype(object))}, [], "array `labels` cannot be read: it holds Python objects"),
+    "pickled npy": ({"p.npy": npy(Z.astype(object))}, ["--logits"], "p.npy cannot be read: it holds Python objects as a pickle"),
+    "a bare pickle": ({"p.npz": pickle.dumps(Z)}, [], "it holds a pickle, which can run code and is never read"),
+    "unsupported": ({"p.mat": b"x"}, [], "p.mat: cannot read a file of this kind; supported are `.npz`, `.npy` and `.csv`"),
+    # which arrays
+    "misnamed array": ({"p.npz": npz(logit=Z, labels=Y)}, [], "there is no array `logits`, `log_probs` or `probs`; it has `logit` and `labels`; did you mean `logits`? rename `logit`"),
+    "unnamed arrays": ({"p.npz": npz(arr_0=Z, arr_1=Y)}, [], "it has `arr_0` and `arr_1`"),
+    "no labels": ({"p.npz": npz(logits=Z, label=Y)}, [], "there is no array `labels`; it has `logits` and `label`"),
+    "two kinds": ({"p.npz": npz(logits=Z, probs=Z, labels=Y)}, [], "p.npz holds `logits` and `probs`; say which is meant: --logits or --probs"),
+    "a flag that contradicts": ({"p.npz": npz(probs=Z, labels=Y)}, ["--logits"], "--logits was asked for, and there is no array `logits`; it has `probs` and `labels`"),
+    "two flags": ({"p.npz": npz(logits=Z, labels=Y)}, ["--logits", "--probs"], "give one of --logits, --log-probs and --probs"),
+    "npy without a flag": ({"p.npy": npy(Z)}, [], "a .npy file does not say what its numbers are; say it: --logits, --log-probs or --probs"),
+    "csv without a flag": ({"p.csv": CSV}, [], "a .csv file does not say what its numbers are; say it: --logits, --log-probs or --probs"),
+    "npy without labels": ({"p.npy": npy(Z)}, ["--logits"], "p.npy has no labels"),
+    # shapes and dtypes
+    "1-d scores": ({"p.npz": npz(logits=Z[0], labels=Y)}, [], "p.npz: array `logits` must have shape (N, K)"),
+    "3-d scores": ({"p.npz": npz(logits=Z[None], labels=Y)}, [], "reshape"),
+    "one column": ({"p.npz": npz(logits=Z[:, :1], labels=Y)}, [], "has 1 class column; wanted at least two"),
+    "no rows": ({"p.npz": npz(logits=Z[:0], labels=Y[:0])}, [], "array `logits` has no rows"),
+    "complex": ({"p.npz": npz(logits=Z * 1j, labels=Y)}, [], "array `logits` must be real numbers"),
+    "strings": ({"p.npz": npz(logits=Z.astype("U"), labels=Y)}, [], "array `logits` must be real numbers"),
+    "class names of bytes": ({"p.npz": npz(logits=Z, labels=Y, class_names=np.array([b"a", b"b", b"c"]))}, [], "array `class_names` must be text"),
+    "two names for three": ({"p.npz": npz(logits=Z, labels=Y, class_names=np.array(["a", "b"]))}, [], "array `class_names` must have shape (3,)"),
+    # labels
+    "another length": ({"p.npz": npz(logits=Z, labels=Y[:3])}, [], "p.npz has 3 labels, p.npz has 4 rows"),
+    "another length elsewhere": ({"p.npz": npz(logits=Z), "y.txt": "0\n1\n"}, ["--labels", "y.txt"], "y.txt has 2 labels, p.npz has 4 rows"),
+    "label too large": ({"p.npz": npz(logits=Z, labels=[0, 1, 5, 0])}, [], "array `labels`, row 2: got the label 5; wanted an integer from 0 to 2"),
+    "labels from 1": ({"p.npz": npz(logits=Z, labels=[1, 2, 3, 1])}, [], "they seem to start at 1: subtract 1"),
+    "label negative": ({"p.npz": npz(logits=Z, labels=[0, -1, 2, 0])}, [], "row 1: got the label -1"),
+    "float labels": ({"p.npz": npz(logits=Z, labels=Y * 1.0)}, [], "labels must be integers"),
+    "one-hot labels": ({"p.npz": npz(logits=Z, labels=np.eye(3, dtype=int)[Y])}, [], "for one-hot rows write labels.argmax(axis=1)"),
+    "--labels of nothing": ({"p.npz": npz(logits=Z, target=Y)}, ["--labels", "targets"], "--labels targets: p.npz has no array of that name (it has `logits` and `target`; did you mean `target`?), and there is no such file"),
+    "--labels of another kind": ({"p.npz": npz(logits=Z), "y.json": "[0]"}, ["--labels", "y.json"], "y.json: cannot read a file of this kind; supported are `.npy`, `.npz`, `.csv` and `.txt`"),
+    "--labels misnamed": ({"p.npz": npz(logits=Z), "y.npz": npz(y=Y)}, ["--labels", "y.npz"], "y.npz: there is no array `labels`; it has `y`"),
+    "--labels csv misnamed": ({"p.npz": npz(logits=Z), "y.csv": "labels\n0\n"}, ["--labels", "y.csv"], "y.csv, line 1: there is no column `label`; the columns are `labels`; rename `labels` to `label`"),
+    "--labels txt": ({"p.npz": npz(logits=Z), "y.txt": "0\n1\ntwo\n0\n"}, ["--labels", "y.txt"], "y.txt, line 3: got `two`; wanted an integer"),
+    "--labels txt blank": ({"p.npz": npz(logits=Z), "y.txt": "0\n\n1\n2\n"}, ["--labels", "y.txt"], "y.txt, line 2: got an empty cell"),
+    # values
+    "NaN": ({"p.npz": npz(logits=put(2, 1, np.nan), labels=Y)}, [], "p.npz, array `logits`, row 2, column 1: got nan"),
+    "+inf": ({"p.npz": npz(logits=put(slice(1, 4), 0, np.inf), labels=Y)}, [], "row 1, column 0: got inf (and 2 more rows like it)"),
+    "only -inf": ({"p.npz": npz(logits=put(1, slice(None), -np.inf), labels=Y)}, [], "p.npz, row 1: it holds only -inf"),
+    "no probabilities": ({"p.npz": npz(probs=Z, labels=Y)}, [], "p.npz: probs must be probabilities (each in [0, 1], every row summing to 1); row 0 holds 2 and sums to 3; these look like logits"),
+    "sums": ({"p.npz": npz(probs=put(1, 0, 0.1, np.full((4, 3), 1 / 3)), labels=Y)}, [], "row 1 sums to 0.766667"),
+    "csv probabilities": ({"p.csv": "label,a,b\n0,0.5,0.5\n1,0.5,0.6\n"}, ["--probs"], "p.csv: probs must be probabilities (each in [0, 1], every row summing to 1); line 3 sums to 1.1"),
+    "csv NaN": ({"p.csv": csv("0.7", "nan")}, ["--logits"], "p.csv, line 3, column `dog`: got nan"),
+    # tables
+    "no column label": ({"p.csv": csv("label", "labels")}, ["--logits"], "p.csv, line 1: there is no column `label`; the columns are `labels`, `cat` and `dog`"),
+    "no column of labels": ({"p.csv": csv("label", "id")}, ["--logits"], "p.csv, line 1: there is no column `label`"),
+    "no class column": ({"p.csv": "label\n0\n1\n"}, ["--logits"], "p.csv, line 1: there is no column but the labels"),
+    "no header": ({"p.csv": "0,2.5,0.5\n1,0.1,0.7\n"}, ["--logits"], "p.csv, line 1: the column of class 1 is named `2.5`, a number"),
+    "classes from 1": ({"p.csv": "label,1,2\n1,2.5,0.5\n2,0.1,0.7\n"}, ["--logits"], "the column of class 0 is named `1`, a number that is not its position"),
+    "duplicate columns": ({"p.csv": csv("cat", "dog")}, ["--logits"], "p.csv, line 1: two columns are named `dog`"),
+    "nameless column": ({"p.csv": csv("cat", "")}, ["--logits"], "p.csv, line 1: column 2 has no name"),
+    "header only": ({"p.csv": "label,cat,dog\n"}, ["--logits"], "p.csv has a header and no rows"),
+    "semicolons": ({"p.csv": CSV.replace(",", ";")}, ["--logits"], "p.csv, line 1: the columns are separated by semicolons"),
+    "tabs": ({"p.csv": CSV.replace(",", "\t")}, ["--logits"], "separated by tabs"),
+    "a word": ({"p.csv": csv("0.7", "high")}, ["--logits"], "p.csv, line 3, column `dog`: got `high`; wanted a number"),
+    "an empty cell": ({"p.csv": csv("0.7", "")}, ["--logits"], "p.csv, line 3, column `dog`: got an empty cell; wanted a number"),
+    "an empty label": ({"p.csv": csv("\n1,", "\n,")}, ["--logits"], "p.csv, line 3, column `label`: got an empty cell"),
+    "a blank line": ({"p.csv": csv("\n1,", "\n\n1,")}, ["--logits"], "p.csv, line 3: it is blank"),
+    "a short row": ({"p.csv": csv(",0.7", "")}, ["--logits"], "p.csv, line 3: it has 2 cells; the header has 3 columns"),
+    "a long row": ({"p.csv": csv("0.7", "0.7,")}, ["--logits"], "p.csv, line 3: it has 4 cells; the header has 3 columns"),
+    "an open quote": ({"p.csv": csv("0.7", '"0.7')}, ["--logits"], "p.csv, line 3, column `dog`: got `0.7\\n0,3.0,1.0` (is a quote left open?)"),
+    "an unknown name": ({"p.csv": csv("\n1,", "\ncow,")}, ["--logits"], "p.csv, line 3, column `label`: got `cow`; wanted an integer, or class names throughout (`cat` and `dog`)"),
+    "numbers and names": ({"p.csv": csv("\n1,", "\ndog,")}, ["--logits"], "p.csv, line 2, column `label`: got `0`; wanted an integer, or class names throughout (`cat` and `dog`)"),
+    "a label like 1.0": ({"p.csv": csv("\n1,", "\n1.0,")}, ["--logits"], "p.csv, line 3, column `label`: got `1.0`; wanted an integer"),
+    "csv label too large": ({"p.csv": csv("\n1,", "\n2,")}, ["--logits"], "p.csv, line 3, column `label`: got the label 2; wanted an integer from 0 to 1"),
+    "Latin-1": ({"p.csv": csv("0.7", "é").encode("latin-1")}, ["--logits"], "p.csv: it is not UTF-8 text"),
+    "UTF-16": ({"p.csv": CSV.encode("utf-16")}, ["--logits"], "p.csv, line 1: it is not UTF-8 text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["calibrate", "report", "evaluate"])
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_predictions(run, tmp_path, case, command):
+    files, flags, sentence = WRONG[case]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    out = tmp_path / "out"
+    out.write_text("as it was")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    ran = run(command, next(iter(files)), *flags, *([] if command == "evaluate" else ["-o", "out"]))
+    assert_told(ran, sentence)
+    assert out.read_text() == "as it was"
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def assert_told(ran, sentence):
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("softargmax: error: ")
+    assert ran.err.count("\n") == 1
+    assert sentence in ran.err
+
+
+def test_the_library_says_the_same_sentence(run, tmp_path):
+    (tmp_path / "p.npz").write_bytes(npz(logits=Z, labels=Y[:3]))
+    with pytest.raises(ValueError, match="has 3 labels") as error:
+        read_predictions("p.npz")
+    assert run("calibrate", "p.npz", "-o", "c.json").err == f"softargmax: error: {error.value}\n"
+
+
+def test_a_folder_for_a_file(run, tmp_path, preds):
+    (tmp_path / "folder.npz").mkdir()
+    assert_told(run("evaluate", "folder.npz"), "folder.npz is a folder; give a file")
+    assert_told(run("calibrate", preds, "-o", "folder.npz"), "cannot write folder.npz: it is a folder")
+    assert_told(run("evaluate", preds, "--labels", "folder.npz"), "folder.npz is a folder")
+
+
+def test_a_missing_file_and_its_nearest_neighbour(run, preds):
+    assert_told(run("evaluate", "pred.npz"), "there is no file pred.npz; did you mean `preds.npz`?")
+    assert_told(run("evaluate", "no/preds.npz"), "there is no folder no")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"logits": Z[:1], "labels": Y[:1]}, "two rows"),
+        ({"logits": Z, "labels": Y * 0}, "class"),
+    ],
+)
+def test_nothing_to_calibrate_by(run, tmp_path, arrays, sentence):
+    (tmp_path / "p.npz").write_bytes(npz(**arrays))
+    assert_told(run("calibrate", "p.npz", "-o", "c.json"), sentence)
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("command", ["calibrate", "report"])
+@pytest.mark.parametrize("out", ["/proc/nope", "no/such/folder/out"])
+def test_where_nothing_can_be_written(run, preds, command, out):
+    assert_told(run(command, preds, "-o", out), f"cannot write {out}")
+
+
+def test_a_demo_folder_that_cannot_be(run, preds):
+    ran = run("demo", "-o", preds)
+    assert ran.code == 2
+    assert "softargmax: error: file exists: " in ran.err
