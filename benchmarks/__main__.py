@@ -11,8 +11,8 @@ from benchmarks import softmax, temperature
 
 HEAD = """# Speed, side by side
 
-Written by `make bench`. A ratio is the peer's time over ours in the same round (above 1: ours is faster): the median over
-interleaved rounds in one process, with the smallest and largest. Our kernels ran on one thread.
+Written by `make bench`. A ratio is the peer's time over ours in the same round (above 1: ours is faster): the median
+over interleaved rounds in one process, with the smallest and largest. Our kernels ran on one thread.
 
 {machine}
 

@@ -1,4 +1,4 @@
-"""Several ways to do one thing -> the ratio of their times: interleaved rounds in one process, medians of the ratios."""
+"""Several ways to do one thing -> the ratios of their times: interleaved rounds in one process, and their median."""
 
 from __future__ import annotations
 

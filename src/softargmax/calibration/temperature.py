@@ -49,7 +49,7 @@ class TemperatureScaling(LogitCalibrator):
 
     >>> logits, labels = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 2.0], [4.0, 0.0]]), [0, 0, 1, 1, 1]
     >>> round(TemperatureScaling().fit(logits, labels).temperature_, 3)
-    2.594
+    3.041
     """
 
     preserves_argmax = True

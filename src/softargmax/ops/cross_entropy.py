@@ -52,7 +52,7 @@ def cross_entropy(
     (2016), section 7. Labelled losses are within (8 + 2 ln K) eps, relative, also where p is near 1.
 
     >>> round(float(cross_entropy([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], [0, 1])), 4)
-    0.3181
+    0.3185
     """
     problem = _problem(logits, labels_or_targets, axis, mask, class_weights, weights, ignore_index, label_smoothing)
     return _reduce(problem, reduction, empty, with_grad=False)[0]
