@@ -271,3 +271,24 @@ def test_other_cpus_get_other_code_and_the_same_results(features, tmp_path):
     usual = decode(in_a_fresh_interpreter(SHOW))
     for one, other in zip(usual, decode(in_a_fresh_interpreter(program, **environment)), strict=True):
         np.testing.assert_allclose(one, other, rtol=2 * (8 + math.log(40) + 40) * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 5, 16, 17, 100, 2100])
+def test_row_spread_against_plain_loops(k, dtype, engine):
+    from softargmax.ops.spread import row_spread
+
+    rng = np.random.default_rng(k)
+    x = (rng.standard_normal((12, k)) * 5).astype(dtype)
+    x[1, 0], x[2], x[3, -1], x[4, k // 2] = -np.inf, -np.inf, np.nan, np.inf
+    x[5, 0], x[6] = np.finfo(dtype).max, np.finfo(dtype).max / 2
+    spread = row_spread(x)
+    for r, row in enumerate(x.astype(float)):
+        finite = [v for v in row.tolist() if math.isfinite(v)]
+        np.testing.assert_equal(spread.top[r], math.nan if np.isnan(row).any() else max(row.tolist()))
+        assert spread.lowest[r] == min(finite, default=math.inf)
+        assert spread.n_low[r] == (row == -math.inf).sum()
+        if not finite:
+            assert np.isnan(spread.mean[r])
+        elif math.isfinite(sum(finite)):
+            assert spread.mean[r] == pytest.approx(math.fsum(finite) / len(finite), rel=1e-12, abs=1e-13)

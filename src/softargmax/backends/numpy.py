@@ -52,8 +52,16 @@ def _temperature_objective(
     temperature_objective_rows(rows.reshape(-1), labels, weights, n_classes, 1.0 / temperatures, out, 0, n)
 
 
+def _row_spread(rows: Array, out: tuple[Array, ...]) -> None:
+    from softargmax.kernels.spread import row_spread_rows
+
+    n, n_classes = rows.shape
+    row_spread_rows(rows.reshape(-1), n_classes, *out, 0, n)
+
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "logsumexp": _logsumexp,
+    "row_spread": _row_spread,
     "temperature_objective": _temperature_objective,
 }

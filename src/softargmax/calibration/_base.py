@@ -24,6 +24,7 @@ from softargmax._checks import (
     usable_logits,
     warn_if_probabilities,
 )
+from softargmax.ops.spread import RowSpread, row_spread
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _BLOCK_ELEMENTS = 1 << 18
@@ -97,13 +98,16 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         n_classes = logits.shape[1]
         self.classes_ = self._class_list(n_classes)
         labels = self._labels(given, counted)
-        usable_logits("logits", logits, rows=counted)
+        logits = _computable(logits)
+        spread = row_spread(logits)
+        if not np.isfinite(spread.top[counted]).all():
+            usable_logits("logits", logits, rows=counted)  # words the error
         if not counted.all():
-            logits, labels, weights = logits[counted], labels[counted], weights[counted]
+            logits, labels, weights, spread = logits[counted], labels[counted], weights[counted], spread.of(counted)
         warn_if_probabilities(logits, stacklevel=2)
         self._check_enough(labels)
-        logits, spread = self._lift(_computable(logits), labels, weights)
-        self._fit(logits, labels, weights, spread)
+        logits, limits = self._lift(logits, labels, weights, spread)
+        self._fit(logits, labels, weights, limits)
         return self
 
     def transform(self, X: Any) -> Array:
@@ -207,13 +211,14 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
                 stacklevel=3,
             )
 
-    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array) -> tuple[Array, Spread]:
+    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, rows: RowSpread) -> tuple[Array, Spread]:
         """Learn how far below the maximum -inf is put, and put it there, in the rows of the fit."""
-        spread = Spread.of(logits)
+        spread = Spread.of(rows)
         self._drop_is_seen = spread.drop > 0
         self._drop = spread.drop if self._drop_is_seen else float(np.log(size(weights) + 1))
-        self.n_lifted_ = 0 if self.keep_zero else spread.n_low
-        if self.keep_zero:
+        n_low = int(rows.n_low.sum())
+        self.n_lifted_ = 0 if self.keep_zero else n_low
+        if self.keep_zero and n_low:
             wrong = np.isneginf(logits[np.arange(len(labels)), labels])
             if wrong.any():
                 raise ValueError(
@@ -223,7 +228,7 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         if not self.n_lifted_:
             return logits, spread
         lifted = self._lifted(logits)
-        return lifted, spread if self._drop_is_seen else Spread.of(lifted)
+        return lifted, spread if self._drop_is_seen else Spread.of(row_spread(lifted))
 
     def _lifted(self, logits: Array) -> Array:
         if self.keep_zero:
@@ -260,34 +265,19 @@ class Spread:
     """The largest (maximum - mean of the row)."""
     mean: float
     """The mean of the positive ones; NaN if there is none."""
-    n_low: int
-    """The number of entries of -inf."""
 
     @classmethod
     @np.errstate(over="ignore", invalid="ignore")  # looked for below
-    def of(cls, logits: Array) -> Spread:
-        """Of rows (n, K) that hold no NaN and no +inf, in one read."""
-        drop, smallest, largest, total, count, n_low = 0.0, np.inf, 0.0, 0.0, 0, 0
-        for block in row_blocks(logits):
-            rows = logits[block]
-            top, lowest, mean = rows.max(axis=-1), rows.min(axis=-1), rows.mean(axis=-1, dtype=np.float64)
-            if np.isneginf(lowest).any():
-                low = np.isneginf(rows)
-                n_low += int(low.sum())
-                lowest = np.where(low, np.inf, rows).min(axis=-1)
-                mean = np.where(low, 0.0, rows).sum(axis=-1, dtype=np.float64) / (~low).sum(axis=-1)
-            below = lowest < top  # rounding of the mean must not make a constant row look as if it were not
-            if not below.any():
-                continue
-            drops, spreads = top[below].astype(np.float64) - lowest[below], top[below].astype(np.float64) - mean[below]
-            if not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
-                raise ValueError("the logits of a row span more than float64 can hold; divide all by one constant")
-            drop = max(drop, float(drops.max()))
-            spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
-            if len(spreads):
-                smallest, largest = min(smallest, float(spreads.min())), max(largest, float(spreads.max()))
-                total, count = total + float(spreads.sum()), count + len(spreads)
-        return cls(drop, smallest, largest, total / count if count else np.nan, n_low)
+    def of(cls, rows: RowSpread) -> Spread:
+        """Of rows that hold no NaN and no +inf."""
+        below = rows.lowest < rows.top  # the rounding of a mean must not make a constant row look as if it were not
+        drops, spreads = (rows.top - rows.lowest)[below], (rows.top - rows.mean)[below]
+        if not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
+            raise ValueError("the logits of a row span more than float64 can hold; divide all by one constant")
+        spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
+        if not len(spreads):
+            return cls(float(drops.max(initial=0.0)), np.inf, 0.0, np.nan)
+        return cls(float(drops.max()), float(spreads.min()), float(spreads.max()), float(spreads.mean()))
 
 
 def row_blocks(logits: Array) -> Iterator[slice]:
