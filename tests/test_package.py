@@ -141,6 +141,11 @@ def test_tutorial_values_are_in_the_docs():
         np.testing.assert_array_equal(sa.softmax(scores).round(3), json.loads(values))
 
 
+def test_the_example_of_the_guide_runs():
+    (example,) = blocks("python", (ROOT / "docs" / "calibrate.md").read_text())
+    run_python(example, "-W", "error")
+
+
 def test_links_and_pictures_of_the_docs_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
