@@ -6,8 +6,10 @@ An interrupted or failed write leaves the old file, or no file, never half a fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,13 +19,13 @@ from typing import BinaryIO
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file to write bytes into; it takes the name `path` only when the block ends without an error.
 
-    Raises ValueError naming `path` if it is a folder, or its folder does not exist, cannot be written or is full.
+    Raises ValueError naming `path` if it is a folder, a device or a pipe, if it may not be written, or if its folder
+    does not exist, cannot be written or is full. A link stays a link: what it points to is replaced.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"cannot write {target}: it is a folder; give the name of a file")
-    target = target.resolve()  # a link stays a link: what it points to is replaced
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    target = Path(os.path.realpath(path))
+    _refuse_what_is_no_file(path, target)
+    # a short name: one made of the target's could be longer than the file system allows
+    beside = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:
             with beside.open("xb") as file:
@@ -39,7 +41,23 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
+        if error.errno == errno.ENOENT:
+            reason = f"there is no folder {target.parent}"
         raise ValueError(f"cannot write {path}: {reason}; nothing was changed there") from error
+
+
+def _refuse_what_is_no_file(path: str | os.PathLike[str], target: Path) -> None:
+    # renaming over a device or a pipe would put a file in its place
+    try:
+        mode = target.lstat().st_mode
+    except OSError:  # not there, or not to be seen: opening will tell
+        return
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"cannot write {path}: it is no regular file (a device, a pipe or a link to itself)")
+    if not os.access(target, os.W_OK):
+        raise ValueError(f"cannot write {path}: it is read-only; nothing was changed there")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

@@ -90,6 +90,13 @@ def document(tmp_path):
         (("state", "n_iter"), -1, "`n_iter` must be an integer, 0 or more"),
         (("state", "profile"), [[1.0]] * 3, "`profile` must be 4 lists of finite numbers"),
         (("state", "profile"), [[1.0], [1.0], [1.0], []], "`profile` must be 4 lists"),
+        (
+            ("state", "profile"),
+            [[1.0, 0.5], [0.0, 9.0], [0.0, 1.0], [1.0, 1.0]],
+            "`profile` must be of increasing log T",
+        ),
+        (("state", "profile"), [[0.0, 5000.0], [0.0, 9.0], [0.0, 1.0], [1.0, 1.0]], "none beyond 1000"),
+        (("state", "profile"), [[0.0, 1.0], [0.0, -9.0], [0.0, 1.0], [1.0, 1.0]], "rises that are not negative"),
         (("state", "extra"), 1, "it has keys that this release does not know: extra"),
         (("extra",), 1, "it has keys that this release does not know: extra"),
     ],

@@ -232,6 +232,14 @@ def test_one_column_means_zero_and_that_column():
     assert one.decision_function(margin).shape == (500,)
 
 
+def test_logits_far_beyond_those_of_the_fit_do_not_overflow():
+    logits, labels = draw(n=300, k=3)
+    calibrator = sa.TemperatureScaling().fit(logits * 1e-200, labels)
+    far = np.array([[1e200, -1e200, 9e199], [1.0, 2.0, 2.0]])
+    np.testing.assert_allclose(calibrator.predict_proba(far), [[1, 0, 0], [0, 0.5, 0.5]])
+    assert np.isfinite(calibrator.transform(far).max(axis=-1)).all()
+
+
 def test_the_probabilities_are_the_softmax_of_the_divided_logits():
     logits, labels = draw(n=300)
     calibrator = sa.TemperatureScaling().fit(logits, labels)

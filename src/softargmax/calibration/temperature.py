@@ -43,7 +43,8 @@ class TemperatureScaling(LogitCalibrator):
     The calibration NLL never rises above that of T = 1. Where the rows do not determine T, a
     CalibrationDegenerateWarning says so and `at_bound_` is True: inverted or useless scores end at the largest T that
     is searched, 1e4 times the largest spread; rows that are all right by a margin (separable) have no optimum, so T is
-    where their NLL is 1 / (n + 2), as by Laplace's rule, or 1 if it is below that already. Constant logits give T = 1.
+    where their NLL is 1 / (n + 2), as by Laplace's rule, or 1 if it is below that already. Constant logits give
+    T = 1, with `at_bound_` False.
 
     Reference: Guo et al. (2017), section 4.2.
 
@@ -151,7 +152,15 @@ class TemperatureScaling(LogitCalibrator):
         ).x
 
     def _transform(self, logits: Float64Array) -> Float64Array:
-        return logits / self.temperature_
+        with np.errstate(over="ignore"):
+            scaled = logits / self.temperature_
+            lost = np.isposinf(scaled).any(axis=-1)
+            if (
+                lost.any()
+            ):  # logits far beyond those of the fit: a row may be shifted, and then only what is 0 overflows
+                rows = logits[lost]
+                scaled[lost] = (rows - rows.max(axis=-1, keepdims=True)) / self.temperature_
+        return scaled
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -170,6 +179,8 @@ class TemperatureScaling(LogitCalibrator):
         self.grad_norm_ = state.number("grad_norm")
         self.at_bound_ = state.flag("at_bound")
         self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
+        if not self._profile.is_sound():
+            state.fail("`profile` must be of increasing log T, none beyond 1000, and of rises that are not negative")
 
 
 def _end_of_a_plateau(loss: Loss, best: Minimum, low: float, high: float) -> Minimum:
@@ -222,13 +233,13 @@ class _Profile:
         deviation = 1 / math.sqrt(n * best.curvature) if best.curvature > 0 else math.inf
         step = min(3.6 * deviation, 0.5)
         nodes = {best.x: np.array([best.value, best.slope, best.curvature])}
-        open_ends = {-1: best.x, 1: best.x}
+        open_ends = {side: best.x for side, is_inside in ((-1, best.x > low), (1, best.x < high)) if is_inside}
         while open_ends:
-            wanted = {side: end + side * step for side, end in open_ends.items()}
+            wanted = {side: min(max(end + side * step, low), high) for side, end in open_ends.items()}
             for (side, x), values in zip(wanted.items(), loss(np.array(list(wanted.values()))), strict=True):
                 nodes[x] = values
                 open_ends[side] = x
-                if 2 * n * (values[0] - least) >= _REACH or not low - step <= x <= high + step:
+                if 2 * n * (values[0] - least) >= _REACH or x in (low, high):
                     del open_ends[side]
         log_t = np.array(sorted(nodes))
         columns = n * (np.array([nodes[x] for x in log_t]) - [least, 0.0, 0.0])
@@ -255,6 +266,10 @@ class _Profile:
             curve = BPoly.from_derivatives(self.log_t[pair], values)
             ends.append(math.exp(brentq(lambda x, c=curve: float(c(x)) - threshold, *self.log_t[pair], xtol=1e-13)))
         return ends[0], ends[1]
+
+    def is_sound(self) -> bool:
+        far = np.abs(self.log_t).max() > 1000
+        return bool(np.all(np.diff(self.log_t) > 0) and np.all(self.rise >= -1e-6) and not far)
 
     def as_lists(self) -> list[list[float]]:
         return [self.log_t.tolist(), self.rise.tolist(), self.slope.tolist(), self.curvature.tolist()]
