@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from softargmax.report import Story, page
 
@@ -36,7 +38,7 @@ LOWEST_CONTRAST = """() => {
 }"""
 
 # elements wider than the page that do not lie in a box which scrolls by itself
-TOO_WIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.box table') && !e.closest('svg *')
+TOO_WIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.box *')
   && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName)"""
 
 
@@ -57,6 +59,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, story: Story, make_story: Ca
     stories = {
         "ten": story,
         "long": make_story(300, 3, class_names=long, source="/a/folder" * 30, notes=("word" * 60,)),
+        "two": make_story(400, 2),
+        "many": make_story(4000, 30, class_names=tuple(f"category number {k}" for k in range(30))),
         "thousand": make_story(3000, 1000),
         "none": Story(make_story(0, 3).before),
     }
@@ -76,7 +80,7 @@ def opened(browser: Any, file: Path, width: int, scheme: str) -> tuple[Any, list
     return tab, events
 
 
-@pytest.mark.parametrize("name", ["ten", "long", "thousand", "none"])
+@pytest.mark.parametrize("name", ["ten", "long", "two", "many", "thousand", "none"])
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_is_readable_and_keeps_to_itself(
@@ -96,19 +100,48 @@ def test_the_page_fits_is_readable_and_keeps_to_itself(
         tab.context.close()
 
 
-def test_no_words_of_a_figure_overlap(browser: Any, files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_words_of_a_figure_are_large_inside_and_apart(browser: Any, files: dict[str, Path], width: int) -> None:
+    sizes = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+      const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+      return [...svg.querySelectorAll('text')].map(t => { const r = t.getBoundingClientRect();
+        return [scale * parseFloat(getComputedStyle(t).fontSize), t.textContent, r.left >= box.left - 1
+          && r.right <= box.right + 1 && r.top >= box.top - 1 && r.bottom <= box.bottom + 1]; }); })"""
     overlaps = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
       const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
       return boxes.flatMap(([a, r], i) => boxes.slice(i + 1).filter(([b, s]) =>
         Math.min(r.right, s.right) - Math.max(r.left, s.left) > 2 &&
         Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 4).map(([b]) => [a, b])); })"""
-    for name in ("ten", "long", "thousand"):
-        tab, _ = opened(browser, files[name], 390, "light")
+    for name in ("ten", "long", "two", "many", "thousand"):
+        tab, _ = opened(browser, files[name], width, "light")
         try:
             assert tab.evaluate("document.querySelectorAll('svg text').length") > 20
             assert tab.evaluate(overlaps) == []
+            assert [said for said in tab.evaluate(sizes) if said[0] < 9.99 or not said[2]] == []
         finally:
             tab.context.close()
+
+
+def test_only_what_is_too_wide_scrolls_and_shows_it(browser: Any, files: dict[str, Path]) -> None:
+    scrolling = """() => [...document.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth)
+      .map(b => b.getAttribute('aria-label'))"""
+    expected = {"ten": ["Classes"], "long": ["Classes"], "many": ["The confusion figure", "Classes"]}
+    for name, labels in expected.items():
+        tab, _ = opened(browser, files[name], 360, "light")
+        try:
+            assert tab.evaluate(scrolling) == labels
+            box = tab.locator(".box[aria-label=Classes]")
+            start = corner(box)
+            box.evaluate("b => b.scrollLeft = b.scrollWidth")
+            assert start < corner(box) == 255  # darker where there is more
+        finally:
+            tab.context.close()
+
+
+def corner(box: Any) -> int:
+    """The grey level at the upper right, above all words."""
+    with Image.open(io.BytesIO(box.screenshot())) as image:
+        return int(image.convert("L").getpixel((image.width - 2, 3)))
 
 
 def test_the_measure_of_contrast_and_width_can_fail(browser: Any, tmp_path: Path) -> None:

@@ -165,6 +165,13 @@ def test_how_it_was_made_is_said(story: Story, make_story: Callable[..., Story])
     assert f"Made with softargmax {__version__}." in text
     assert "Two classes have few rows." in text
     assert "which flatters the numbers" in page(make_story(300, 3, n_fitted=300, held_out=False))
+    unknown = "not known here whether the calibrator was fitted on these same rows"
+    assert unknown in page(Story(story.before, story.after))
+    assert unknown not in text
+    assert "fitted on" not in page(Story(story.before))
+    said = " ".join(text.split())
+    assert "it can lie above the upper end of its own interval" in said
+    assert "the intervals of NLL and Brier score are too narrow" in said
     logits = np.array([[2.0, 0.0], [0.0, 1.0]])
     assert "Rows have weights" in page(Story(evaluate([0, 0], logits=logits, weights=[0.5, 2.0])))
     assert "Rows have weights" not in text

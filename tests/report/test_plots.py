@@ -114,6 +114,47 @@ def test_larger_confusions_lose_numbers_then_names(
     assert len([t for t in axes.get_yticklabels() if t.get_text().startswith("class")]) == named
 
 
+@pytest.mark.parametrize(
+    ("names", "turned"),
+    [
+        (("benign", "malignant"), False),
+        (tuple("abcdefghij"), False),
+        (tuple(f"a long name {k}" for k in range(10)), True),
+        (tuple(f"name {k}" for k in range(30)), True),
+        (None, False),
+    ],
+)
+def test_only_turned_names_take_height(
+    make_story: Callable[..., Story], names: tuple[str, ...] | None, turned: bool
+) -> None:
+    figure = confusion_figure(make_story(500, len(names or range(120)), class_names=names))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert {t.get_rotation() for t in axes.get_xticklabels()} == {90.0 if turned else 0.0}
+    below = axes.get_position().y0 * figure.get_figheight()
+    assert (below > 0.6) == turned
+    words = axes.get_tightbbox()  # everything, the words "true" and "predicted" too, lies in the figure
+    assert words is not None
+    assert words.x0 >= 0
+    assert words.y0 >= 0
+    assert words.x1 <= figure.bbox.x1
+    assert words.y0 / figure.dpi < 0.2  # and nothing but words
+
+
+def test_an_image_takes_its_hue_from_the_page(make_story: Callable[..., Story], tmp_path: Path) -> None:
+    story = make_story(500, 40)
+    text = svg(story, "confusion", "") or ""
+    root = ElementTree.fromstring(text)
+    (mask,) = [node for node in root.iter() if node.tag.endswith("mask")]
+    (image,) = [node for node in root.iter() if node.tag.endswith("image")]
+    (tinted,) = [node for node in root.iter() if node.get("mask") == f"url(#{mask.get('id')})"]
+    assert list(mask) == [image]
+    assert "var(--spot)" in tinted.get("style", "")
+    save(story, "confusion", tmp_path / "c.png")  # alone, it holds its hue
+    pixels = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
+    assert (pixels[..., 2] - pixels[..., 0]).max() > 60
+
+
 def test_figures_of_one_thousand_and_one_classes() -> None:
     story = Story(evaluate([5], logits=5 * np.eye(1001)[[5]]))
     assert confusion_figure(story) is None
@@ -184,7 +225,7 @@ assert not changed, changed
 def test_save_writes_a_light_file_that_stands_alone(story: Story, tmp_path: Path) -> None:
     save(story, "reliability", tmp_path / "r.png", dpi=100)
     with Image.open(tmp_path / "r.png") as image:
-        assert image.size[0] == 460
+        assert image.size[0] == 430
         assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     save(story, "confidence", tmp_path / "c.svg")
     text = (tmp_path / "c.svg").read_text()
@@ -234,6 +275,7 @@ def test_themes_are_readable(theme: dict[str, str]) -> None:
         assert contrast(theme[role], theme["page"]) >= 4.5
         assert contrast(theme[role], theme["panel"]) >= 4.5
     assert contrast(theme["ink"], blended(theme["cell"], theme["page"], 0.7)) >= 4.5  # a share of 1
+    assert contrast(theme["page"], blended(theme["spot"], theme["page"], 0.02**0.5)) >= 1.15  # a share of 2% is seen
     for role in ("before", "after", "wrong"):
         assert contrast(theme[role], theme["page"]) >= 3
     assert contrast(theme["right"], theme["wrong"]) >= 1.8  # apart in grey

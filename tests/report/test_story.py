@@ -37,12 +37,12 @@ def test_a_bin_whose_mean_is_elsewhere_is_called_by_its_range() -> None:
 
 
 def test_few_rows_are_counted() -> None:
-    evaluation = confident([(0.9, 20, 10)])
-    said = "When this model says 90%, it is right 50% of the time (measured on as few as 20 such predictions)."
+    evaluation = confident([(0.9, 30, 15)])
+    said = "When this model says 90%, it is right 50% of the time (measured on as few as 30 such predictions)."
     assert headline(Story(evaluation)) == said
 
 
-@pytest.mark.parametrize("rows", [0, 9])
+@pytest.mark.parametrize("rows", [0, 29])
 def test_on_average_where_the_bin_is_empty_or_thin(rows: int) -> None:
     before, after = confident([(0.9, rows, rows), (0.99, 991, 700)]), confident([(0.7, 991 + rows, 700 + rows)])
     said = f"On average this model claims 99% and is right {before.accuracy:.0%} of the time"

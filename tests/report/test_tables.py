@@ -22,7 +22,7 @@ def test_every_number_is_the_evaluations(story: Story) -> None:
             for estimate, evaluation in zip(rows[name].estimates, (story.before, story.after), strict=True):
                 assert estimate.value == getattr(evaluation, key)
                 assert estimate.interval == evaluation.interval(key)
-                words = [estimate.text, *estimate.beside.split(" to ")]
+                words = [estimate.text, *estimate.beside.split(";")[0].split(" to ")]
                 numbers = [getattr(evaluation, key), *evaluation.interval(key)]
                 for word, exact in zip(words, numbers, strict=True):
                     assert float(word.rstrip("%")) == pytest.approx(factor * exact, abs=0.501 * 10**-places)
@@ -48,9 +48,39 @@ def test_no_rows_are_said_in_words() -> None:
         assert [str(e) for e in row.estimates] == ["not defined"]
 
 
-def test_an_open_interval(story: Story) -> None:
-    open_ended = Story(story.before, story.after, temperature=9.0, temperature_interval=(3.0, math.inf))
-    assert str(metric_rows(open_ended)[-1].estimates[1]) == "9 (at least 3)"
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((3.0, math.inf), "9 (at least 3)"),
+        ((0.0, 12.0), "9 (at most 12)"),
+        ((0.0, math.inf), "9 (not determined by these rows)"),
+        ((3.0, 12.0), "9 (3 to 12)"),
+        (None, "9"),
+    ],
+)
+def test_open_intervals(story: Story, interval: tuple[float, float] | None, said: str) -> None:
+    open_ended = Story(story.before, story.after, temperature=9.0, temperature_interval=interval)
+    assert str(metric_rows(open_ended)[-1].estimates[1]) == said
+
+
+def test_an_ece_above_its_own_interval_is_marked() -> None:
+    marked = []
+    for seed in range(20):
+        logits, labels = predictions(2000, 10, seed=seed)
+        evaluation = evaluate(labels, logits=logits)
+        (ece,) = next(row for row in metric_rows(Story(evaluation)) if row.name == "ECE").estimates
+        above = evaluation.ece > evaluation.interval("ece")[1]
+        assert ece.beside.endswith("; the estimate itself is biased upward") == above
+        marked.append(above)
+    assert set(marked) == {False, True}  # both cases are met
+
+
+def test_huge_numbers_stay_short() -> None:
+    weighted = evaluate([0, 1], logits=[[0.0, 1e300], [0.0, 1.0]], weights=[1e100, 1.0])
+    for evaluation in (evaluate([0, 1], logits=[[0.0, 1e300], [0.0, 1.0]]), weighted):
+        for row in metric_rows(Story(evaluation)):
+            assert all(len(text) < 60 for e in row.estimates for text in (e.text, e.beside))
+            assert len(row.meaning) < 100
 
 
 def test_the_terminal_table_fits_80_columns_without_colour(story: Story) -> None:

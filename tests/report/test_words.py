@@ -33,6 +33,8 @@ def test_whole_percent_never_rounds_to_certainty(fraction: float, said: str) -> 
         (-math.inf, "minus infinite"),
         (math.nan, "not defined"),
         (12.0, "12.0000"),
+        (1e300, "1e+300"),
+        (-1e300, "-1e+300"),
     ],
 )
 def test_number(value: float, said: str) -> None:
@@ -41,6 +43,7 @@ def test_number(value: float, said: str) -> None:
 
 def test_percent_and_counts() -> None:
     assert (percent(0.81034), percent(math.nan)) == ("81.03%", "not defined")
+    assert count(1e100, "row") == "1e+100 rows"
     assert (count(1, "row"), count(10_000, "row"), count(0, "row"), count(2.5)) == (
         "1 row",
         "10,000 rows",

@@ -72,12 +72,15 @@ def _section(title: str, content: str) -> str:
 
 
 def _table(kind: str, head: Iterable[str], rows: Iterable[str], label: str) -> str:
-    """Rows of ready cells under a head of ready `<th>`s, in a box that scrolls by itself, also with the keyboard."""
+    """Rows of ready cells under a head of ready `<th>`s, in a box."""
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="box" role="region" aria-label="{label}" tabindex="0">\n<table class="{kind}">\n'
-        f"<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
+    head = f"<thead><tr>{''.join(head)}</tr></thead>"
+    return _box(label, f'<table class="{kind}">\n{head}\n<tbody>\n{body}\n</tbody>\n</table>')
+
+
+def _box(label: str, content: str) -> str:
+    """A box that scrolls sideways by itself where its content is too wide, also with the keyboard."""
+    return f'<div class="box" role="region" aria-label="{label}" tabindex="0">\n{content}\n</div>'
 
 
 def _head(*names: str, text: int = 1) -> list[str]:
@@ -101,7 +104,8 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _figure(story: Story, name: str, described: str, caption: str) -> str:
-    return f"<figure>\n{svg(story, name, described)}\n<figcaption>{caption}</figcaption>\n</figure>"
+    drawn = _box(f"The {name} figure", svg(story, name, described) or "")
+    return f"<figure>\n{drawn}\n<figcaption>{caption}</figcaption>\n</figure>"
 
 
 def _confidence(story: Story) -> str:
@@ -155,7 +159,7 @@ def _mistakes(story: Story) -> str:
     table = "<p>There are none.</p>"
     if found:
         head = _head("true class", "called", "rows", "of that class", text=2)
-        table = _table("names", head, rows, "Most frequent mistakes")
+        table = _table("names pairs", head, rows, "Most frequent mistakes")
     return _section(
         title, f'<div class="figures">\n{figure}\n<div>\n<h3>Most frequent mistakes</h3>\n{table}\n</div>\n</div>'
     )
@@ -186,13 +190,17 @@ def _how(story: Story) -> str:
         measured += " Rows have weights: means are weighted, and intervals use the effective number of rows."
     if story.n_fitted is not None:
         measured += f" The calibrator was fitted on {count(story.n_fitted, 'row')}."
-    if story.held_out is not None:
-        measured += HELD_OUT if story.held_out else SAME_ROWS
+    if story.after is not None:
+        measured += FITTED_ON[story.held_out]
     return _section("How these numbers were made", HOW.format(measured=measured, bins=story.before.n_bins))
 
 
-HELD_OUT = " None of the rows it was fitted on is among those measured."
-SAME_ROWS = " It was fitted on the very rows measured here, which flatters the numbers after calibration."
+FITTED_ON = {
+    True: " None of the rows the calibrator was fitted on is among those measured.",
+    False: " The calibrator was fitted on the very rows measured here, which flatters the numbers after calibration.",
+    None: " It is not known here whether the calibrator was fitted on these same rows; "
+    "numbers on its own rows flatter.",
+}
 HOW = """<dl>
 <dt>Rows</dt>
 <dd>{measured}</dd>
@@ -204,9 +212,11 @@ are averaged, each bin weighing as much as the rows in it.</dd>
 <dd>Even a perfectly calibrated model shows a calibration error above 0, because every bin holds finitely many rows.
 This is what it would show on average, with these confidences and this number of rows.</dd>
 <dt>Intervals (95%)</dt>
-<dd>ECE: inversion of a test on the sums of each bin; a bootstrap would sit too high. Accuracy, top-5 and the bars of
-the reliability diagram: Wilson. NLL, Brier score and mean confidence: normal, from the variance of the rows.
-Temperature: profile likelihood.</dd>
+<dd>ECE: inversion of a test on the sums of each bin; a bootstrap would sit too high. The interval is of the value that
+endless rows would show. The estimate is biased upward (see “ECE if perfect”), so it can lie above the upper end of its
+own interval. Accuracy, top-5 and the bars of the reliability diagram: Wilson. NLL, Brier score and mean confidence:
+normal, from the variance of the rows; where errors are rare and confident, few rows carry most of the loss, and the
+intervals of NLL and Brier score are too narrow. Temperature: profile likelihood.</dd>
 <dt>NLL and Brier score</dt>
 <dd>NLL is in nats and never clipped: one row whose truth was given probability 0 makes it infinite. The Brier score is
 the sum over all classes, so 0 is perfect and 2 is certain and wrong.</dd>

@@ -15,12 +15,14 @@ LIGHT: Mapping[str, str] = {
     "ink": "#1c2128",
     "quiet": "#59636e",
     "line": "#d1d9e0",
+    "shade": "#9aa4ae",
     "model": "#b84a00",
     "before": "#b84a00",
     "after": "#0067a5",
     "right": "#4fb394",
     "wrong": "#7b2d6b",
     "cell": "#2b86c5",
+    "spot": "#0b5a94",
 }
 DARK: Mapping[str, str] = {
     "page": "#0f1419",
@@ -28,12 +30,14 @@ DARK: Mapping[str, str] = {
     "ink": "#e6eaef",
     "quiet": "#9ba7b4",
     "line": "#37424e",
+    "shade": "#5f6d7b",
     "model": "#f2935c",
     "before": "#f2935c",
     "after": "#62b3ec",
     "right": "#2f8f74",
     "wrong": "#f0a3dc",
     "cell": "#3c93d3",
+    "spot": "#c0e3ff",
 }
 STANDINS: Mapping[str, str] = {role: f"#fe01{number:02x}" for number, role in enumerate(LIGHT, start=1)}
 

@@ -40,7 +40,10 @@ from softargmax.report.palette import LIGHT, STANDINS, themed
 from softargmax.report.story import Story
 from softargmax.report.words import number, percent, plain
 
-WIDTH = 4.6  # inches; a phone shows it at about its own size, so 10 points stay 10 points
+WIDTH = 4.3  # inches: a phone shows it at about its own size, so 10 points stay 10 pixels or more
+WIDE = 6.3  # a confusion matrix of more than FEW named classes: there a phone scrolls
+FEW = 12
+LETTER = 0.082  # inches a letter of a name takes, on average, at 10 points
 MARKS = {"model": "o", "before": "o", "after": "s"}
 CONFIDENCE = "confidence: what the model claims"
 STRONGEST = 0.7  # opacity of a share of 1: ink stays readable on it in both themes
@@ -57,10 +60,10 @@ def draw_reliability(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: 
         axes.plot(curve.confidence, curve.accuracy, color=color, linewidth=1, alpha=0.6, zorder=3)
         mark: Any = {"marker": MARKS[curve.name], "linestyle": "none", "markersize": 5.5, "clip_on": False}
         axes.plot(curve.confidence, curve.accuracy, color=color, zorder=4, **mark)
-    quiet: Any = {"color": colors["quiet"], "fontsize": 9, "transform": axes.transAxes, "zorder": 0}
-    if not any(((c.confidence < 0.64) & (c.upper > 0.9)).any() for c in curves):  # else the words would be in the way
+    quiet: Any = {"color": colors["quiet"], "transform": axes.transAxes, "zorder": 0}
+    if not any(((c.confidence < 0.8) & (c.upper > 0.9)).any() for c in curves):  # else the words would be in the way
         axes.text(0.03, 0.965, "underconfident: claims too little", ha="left", va="top", **quiet)
-    if not any(((c.confidence > 0.36) & (c.lower < 0.1)).any() for c in curves):
+    if not any(((c.confidence > 0.25) & (c.lower < 0.1)).any() for c in curves):
         axes.text(0.97, 0.035, "overconfident: claims too much", ha="right", va="bottom", **quiet)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share that was right")
     _percent_ticks(axes.xaxis)
@@ -108,29 +111,29 @@ def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[st
     """
     shares, size = np.nan_to_num(confusion.shares), len(confusion.shares)
     edge = confusion.n_classes / confusion.block if confusion.block > 1 else size
-    red, green, blue = to_rgb(colors["cell"])
+    cell = min(axes.bbox.width, axes.bbox.height) / axes.figure.dpi / size  # inches
     row, column = np.nonzero(shares)
-    fills = [(red, green, blue, STRONGEST * math.sqrt(shares[i, j])) for i, j in zip(row, column, strict=True)]
     if size <= WRITTEN:
         corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
         cells = np.stack([column, row], axis=1)[:, None, :] + corners
+        hue = to_rgb(colors["cell"])
+        fills = [(*hue, STRONGEST * math.sqrt(share)) for share in shares[row, column]]
         axes.add_collection(PolyCollection(list(cells), facecolors=fills, linewidths=0))
-        centred: Any = {"ha": "center", "va": "center", "fontsize": 9 if size > 12 else 10, "color": colors["ink"]}
+        centred: Any = {"ha": "center", "va": "center", "fontsize": min(10, 50 * cell), "color": colors["ink"]}
         for i, j in zip(row, column, strict=True):
             if (text := f"{100 * shares[i, j]:.0f}") != "0":
                 axes.text(j + 0.5, i + 0.53, text, **centred)
-    else:  # too many cells for shapes; the image holds its own hue, seen on light and dark alike
+    else:  # too many cells for shapes
         image = np.zeros((size, size, 4))
-        image[..., :3] = to_rgb(LIGHT["cell"])
+        image[..., :3] = to_rgb(colors["spot"])
         image[row, column, 3] = np.sqrt(shares[row, column])
         axes.imshow(image, extent=(0, edge, edge, 0), interpolation="none", zorder=2)
     axes.set(xlim=(0, edge), ylim=(edge, 0), aspect="equal", xlabel="predicted", ylabel="true")
     if confusion.labels:
         places = np.arange(size) + 0.5
-        rotation = 90 if max(map(len, confusion.labels)) > max(2, 40 / size) else 0  # some 40 letters fit side by side
-        axes.set_xticks(places, confusion.labels, rotation=rotation, parse_math=False)
+        axes.set_xticks(places, confusion.labels, rotation=90 * _turned(confusion.labels, cell), parse_math=False)
         axes.set_yticks(places, confusion.labels, parse_math=False)
-        axes.tick_params(labelsize=10 if size <= 16 else 8)
+        axes.tick_params(labelsize=min(10, 72 * cell))
     else:
         axes.locator_params(nbins=5, integer=True)
         scale = confusion.block
@@ -139,6 +142,11 @@ def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[st
     _plain_frame(axes, colors)
     axes.grid(False)
     return axes
+
+
+def _turned(labels: Sequence[str], cell: float) -> bool:
+    """Whether names would not fit side by side under cells of `cell` inches."""
+    return any(len(label) * LETTER + 0.05 > cell for label in labels)
 
 
 def _short_count(rows: float) -> str:
@@ -164,14 +172,14 @@ def _plain_frame(axes: Axes, colors: Mapping[str, str]) -> Axes:
     return axes
 
 
-def _figure(height: float) -> Figure:
-    return Figure(figsize=(WIDTH, height), facecolor="none")
+def _figure(height: float, width: float = WIDTH) -> Figure:
+    return Figure(figsize=(width, height), facecolor="none")
 
 
 def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes at a place in inches from the left and the top edge."""
-    whole = float(figure.get_size_inches()[1])
-    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
+    wide, high = map(float, figure.get_size_inches())
+    return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
 def _legend(figure: Figure, handles: Sequence[Any], colors: Mapping[str, str], columns: int = 1) -> None:
@@ -186,7 +194,7 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
     curves = reliability_curves(story)
     with matplotlib.rc_context(STYLE):
         top, side = 0.12 + 0.23 * len(curves), WIDTH - 0.89
-        figure = _figure(top + side + 1.45)
+        figure = _figure(top + side + 1.53)
         handles = []
         for c in curves:
             label = f"{c.name}: ECE {number(c.ece)} ({number(c.ece_interval[0])} to {number(c.ece_interval[1])})"
@@ -196,7 +204,7 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
         _legend(figure, handles, colors)
         upper = draw_reliability(_place(figure, 0.67, top, side, side), curves, colors=colors)
         upper.tick_params(labelbottom=False)
-        lower = draw_counts(_place(figure, 0.67, top + side + 0.12, side, 0.8), curves, colors=colors)
+        lower = draw_counts(_place(figure, 0.67, top + side + 0.2, side, 0.8), curves, colors=colors)
         for axes in (upper, lower):
             axes.yaxis.set_label_coords(-0.48 / side, 0.5)
     return figure
@@ -239,11 +247,14 @@ def confusion_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figu
     if confusion is None:
         return None
     with matplotlib.rc_context(STYLE):
-        longest = max(map(len, confusion.labels), default=4)
-        margin = 0.38 + 0.078 * longest
-        side = WIDTH - margin - 0.12
-        figure = _figure(0.08 + side + margin)
-        draw_confusion(_place(figure, margin, 0.08, side, side), confusion, colors=colors)
+        width = WIDE if len(confusion.labels) > FEW else WIDTH
+        left = 0.42 + LETTER * max(map(len, confusion.labels), default=len(str(confusion.n_classes)))
+        side = width - left - 0.2
+        below = left if _turned(confusion.labels, side / len(confusion.shares)) else 0.5
+        figure = _figure(0.08 + side + below, width)
+        axes = draw_confusion(_place(figure, left, 0.08, side, side), confusion, colors=colors)
+        axes.xaxis.set_label_coords(0.5, (0.22 - below) / side)
+        axes.yaxis.set_label_coords((0.22 - left) / side, 0.5)
     return figure
 
 
@@ -252,6 +263,13 @@ FIGURES: Mapping[str, Callable[..., Figure | None]] = {
     "confidence": confidence_figure,
     "confusion": confusion_figure,
 }
+
+
+# an image gives the opacity alone; its hue comes from the page
+TINTED = (
+    '<mask id="{0}" style="mask-type: alpha">{1}</mask>'
+    '<rect width="100%" height="100%" mask="url(#{0})" style="fill: var(--spot)"/>'
+)
 
 
 def svg(story: Story, name: str, described: str) -> str | None:
@@ -277,7 +295,10 @@ def svg(story: Story, name: str, described: str) -> str | None:
     root, body = re.sub(r"<[^>]+>", inlined, text).split(">", 1)
     box = root[root.index("viewBox=") :].split('"')[1]
     body = re.sub(r"\s*\n\s*", "\n", body).strip()
-    return f'<svg class="{name}" viewBox="{box}" role="img" aria-label="{escape(plain(described))}">{body}'
+    body = re.sub(r"<image\b[^>]*>", TINTED.format(f"{name}-tint", r"\g<0>"), body)
+    smallest = f"min-width: {float(box.split()[2]):.0f}px"  # 10 points are 10 pixels or more
+    said = escape(plain(described))
+    return f'<svg class="{name}" viewBox="{box}" style="{smallest}" role="img" aria-label="{said}">{body}'
 
 
 def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 200) -> None:

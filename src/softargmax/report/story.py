@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from softargmax.metrics import Evaluation
 
 SPOKEN = 0.9  # the confidence the headline speaks of
-FEWEST = 10  # rows: below this a bin says nothing a headline may repeat
+FEWEST = 30  # rows: below this a bin says nothing a headline may repeat
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def headline(story: Story) -> str:
     """One sentence for a reader who has never heard of calibration.
 
     It tells how often the model is right when it says 90%, from the bin that holds 0.9 (right-closed: edges[i] < 0.9
-    <= edges[i+1]). Where that bin is wider than 0.1, or holds under 10 rows before or after, it compares the average
+    <= edges[i+1]). Where that bin is wider than 0.1, or holds under 30 rows before or after, it compares the average
     claim with the average truth. Bins whose mean confidence is more than 2.5 points from 0.9 are called by their range.
     """
     before, after = story.before, story.after

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MANY_CLASSES = 50  # beyond, only the worst classes are listed
 WORST = 20
+ABOVE = "the estimate itself is biased upward"  # beside a calibration error above its own interval
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def metric_rows(story: Story) -> list[MetricRow]:
             rows.append(MetricRow("ECE if perfect", meaning, tuple(Estimate(v, number(v)) for v in null)))
     if story.temperature is not None:
         interval = story.temperature_interval
-        fitted = Estimate(story.temperature, f"{story.temperature:.4g}", interval, _range(interval, "{:.4g}".format))
+        beside = _range(interval, "{:.4g}".format, open_at_zero=True)
+        fitted = Estimate(story.temperature, f"{story.temperature:.4g}", interval, beside)
         meaning = "scores are divided by it: above 1 makes the model less sure, below 1 surer"
         rows.append(MetricRow("Temperature", meaning, (Estimate(1.0, "1"), fitted)))
     return rows
@@ -84,15 +86,19 @@ def _estimate(evaluation: Evaluation, key: str, words: Callable[[float], str]) -
         why = f"{count(evaluation.n_infinite_nll, 'row')} gave the truth probability 0"
         return Estimate(value, number(value), None, why)
     interval = evaluation.interval(key) if evaluation.n else None
-    return Estimate(value, words(value), interval, _range(interval, words))
+    beside = _range(interval, words)
+    if key == "ece" and interval is not None and value > interval[1]:
+        beside += f"; {ABOVE}"
+    return Estimate(value, words(value), interval, beside)
 
 
-def _range(interval: tuple[float, float] | None, words: Callable[[float], str]) -> str:
+def _range(interval: tuple[float, float] | None, words: Callable[[float], str], open_at_zero: bool = False) -> str:
     if interval is None or not math.isfinite(interval[0]):
         return ""
-    if not math.isfinite(interval[1]):
-        return f"at least {words(interval[0])}"
-    return f"{words(interval[0])} to {words(interval[1])}"
+    low, high = interval
+    if not math.isfinite(high):
+        return f"at least {words(low)}" if low > 0 else "not determined by these rows"
+    return f"at most {words(high)}" if open_at_zero and low == 0 else f"{words(low)} to {words(high)}"
 
 
 def terminal_table(story: Story) -> Table:

@@ -43,7 +43,8 @@ def number(value: float) -> str:
 
 def count(value: float, noun: str = "") -> str:
     """A count with its noun, plural where needed: `1 row`, `10,000 rows`; sums of weights keep one decimal."""
-    text = f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+    form = ".3g" if value >= 1e15 else ",.0f" if value == round(value) else ",.1f"
+    text = f"{value:{form}}"
     return f"{text} {noun}{'' if value == 1 else 's'}" if noun else text
 
 
