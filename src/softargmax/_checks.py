@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+class WrongKindError(TypeError):
+    """An argument of another kind than was wanted: a mistake of the caller's, worded; any other TypeError is ours."""
 
 
 class LikelyProbabilitiesWarning(UserWarning):
@@ -29,13 +34,14 @@ class LiftedLogitsWarning(UserWarning):
     """Logits of -inf were replaced, and no finite logit said how far down."""
 
 
-def real_array(name: str, value: Any) -> Array:
+def real_array(
+    name: str, value: Any, wanted: str = "real numbers (float16, float32, float64, integers or bool)"
+) -> Array:
     """A NumPy array of float16, float32, float64, integers or bool, native byte order, not copied unless needed."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.data and mask=~{name}.mask")
+    not_masked(name, value)
     if not isinstance(value, np.ndarray) and _of_another_library(value):
         kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
-        raise TypeError(f"{name} is a {kind}; only NumPy arrays are supported so far; pass numpy.asarray({name})")
+        raise WrongKindError(f"{name} is a {kind}; only NumPy arrays are supported so far; pass numpy.asarray({name})")
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
@@ -43,10 +49,18 @@ def real_array(name: str, value: Any) -> Array:
     if array.dtype not in FLOATS and array.dtype.kind not in "iub":
         if array.dtype.kind == "f" and array.dtype.newbyteorder("=") in FLOATS:
             return array.astype(array.dtype.newbyteorder("="))
-        raise TypeError(
-            f"{name} must be real numbers (float16, float32, float64, integers or bool); got dtype {array.dtype}"
-        )
+        raise WrongKindError(f"{name} must be {wanted}; got dtype {array.dtype}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def not_masked(name: str, value: Any) -> None:
+    """Raise where NumPy would lose a mask silently."""
+    some = value[:1] if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(each, np.ma.MaskedArray) for each in some):
+        raise WrongKindError(
+            f"{name} is a masked array, whose mask would be lost; pass {name}.data, and its mask as mask=~{name}.mask "
+            "or as weights of 0"
+        )
 
 
 def _of_another_library(value: Any) -> bool:
@@ -65,26 +79,35 @@ def first_true(where: BoolArray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
-def integer_labels(labels: Any, shape: tuple[int, ...], n_classes: int, *, ignore_index: int | None = None) -> IntArray:
-    """Labels as int64 of `shape`, each in [0, n_classes) or `ignore_index`; TypeError or ValueError otherwise."""
-    array = real_array("labels", labels)
+def integer_labels(
+    labels: Any,
+    shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    ignore_index: int | None = None,
+    name: str = "labels",
+    row_name: Callable[[tuple[int, ...]], str] = lambda index: f"at index {at(index)}",
+) -> IntArray:
+    """Labels as int64 of `shape`, each in [0, n_classes) or `ignore_index`; WrongKindError or ValueError otherwise.
+
+    `name` and `row_name` word the labels and the place of one, for labels that come from a file.
+    """
+    array = real_array(name, labels, wanted="integers")
+    one_hot = "for one-hot rows pass labels.argmax(axis=-1)" if array.shape == (*shape, n_classes) else ""
     if array.dtype.kind not in "iu":
         if array.size == 0 and array.shape == shape:  # an empty list is float64 to NumPy
             return array.astype(np.int64)
-        hint = "class probabilities have the shape of the logits; labels have one dimension less"
-        if array.dtype.kind == "b":
-            hint = "pass labels.astype(int)"
-        elif array.size and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
-            hint = "they hold whole numbers: pass labels.astype(int)"
-        raise TypeError(f"labels must be integers; got dtype {array.dtype}; {hint}")
+        raise WrongKindError(f"{name} must be integers; got dtype {array.dtype}; {one_hot or _to_integers(array)}")
     if array.shape != shape:
-        raise ValueError(f"labels must have shape {shape}, one label a row; got shape {array.shape}")
+        hint = one_hot or ("pass labels.ravel()" if array.shape == (*shape, 1) else "")
+        got = f"{array.shape}; {hint}" if hint else array.shape
+        raise ValueError(f"{name} must have shape {shape}, one label a row; got shape {got}")
     wrong = (array < 0) | (array >= n_classes)
     if ignore_index is not None:
         wrong &= array != ignore_index
     if wrong.any():
         index = first_true(wrong) if array.ndim else ()
-        where = f" at index {at(index)}" if index else ""
+        where = f" {row_name(index)}" if index else ""
         value = int(array[index])
         hint = ""
         if value == n_classes and array.min() >= 1:
@@ -92,9 +115,20 @@ def integer_labels(labels: Any, shape: tuple[int, ...], n_classes: int, *, ignor
         elif value < 0:
             hint = f"; to leave such rows out, pass ignore_index={value} where it is taken, or drop the rows"
         raise ValueError(
-            f"labels must lie in [0, {n_classes - 1}] (there are {n_classes} classes); got {value}{where}{hint}"
+            f"{name} must lie in [0, {n_classes - 1}] (there are {n_classes} classes); got {value}{where}{hint}"
         )
     return array.astype(np.int64)
+
+
+def _to_integers(array: Array) -> str:
+    """What to do with labels that are no integers; a cast is proposed only where it changes no value."""
+    if array.dtype.kind == "b":
+        return "pass labels.astype(int)"
+    if array.size and np.all(np.isfinite(array)) and np.all(array == np.floor(array)):
+        return "they hold whole numbers: pass labels.astype(int)"
+    if np.isnan(array).any():
+        return "they hold NaN: drop the rows that have no label"
+    return "class probabilities have the shape of the logits; labels have one dimension less"
 
 
 def row_weights(name: str, weights: Any, shape: tuple[int, ...]) -> Float64Array:
@@ -124,9 +158,10 @@ def _finite_and_not_negative(name: str, array: Float64Array) -> Float64Array:
 
 def bool_mask(mask: Any, shape: tuple[int, ...]) -> BoolArray:
     """A mask broadcast to `shape` (a read-only view). True takes part."""
+    not_masked("mask", mask)
     array = np.asarray(mask)
     if array.dtype != np.bool_:
-        raise TypeError(f"mask must be bool, True = takes part; got dtype {array.dtype}; pass mask.astype(bool)")
+        raise WrongKindError(f"mask must be bool, True = takes part; got dtype {array.dtype}; pass mask.astype(bool)")
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
@@ -147,7 +182,8 @@ def distributions(
     """
     info = np.finfo(probs.dtype)
     tolerance = max(1e-3, 2 * float(info.eps)) + probs.shape[-1] * float(info.smallest_subnormal)
-    total = probs.sum(axis=-1, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # a sum that is no number is not 1
+        total = probs.sum(axis=-1, dtype=np.float64)
     # NaN compares false, so it lands in `wrong`
     fine = (np.abs(total - 1) <= tolerance) & np.all((probs >= 0) & (probs <= 1 + tolerance), axis=-1)
     wrong = ~fine if rows is None else ~fine & rows
@@ -164,7 +200,9 @@ def distributions(
     else:
         what += f"sums to {float(total[index]):.6g}"
     finite = probs[np.isfinite(probs)]
-    if finite.size and (finite.min() < 0 or finite.max() > 1 + tolerance):
+    if row.size and row.min() >= 0 and abs(total[index] - 100) <= 1:
+        what += "; these look like percentages: divide by 100"
+    elif finite.size and (finite.min() < 0 or finite.max() > 1 + tolerance):
         what += "; these look like logits: pass them as logits"
     raise ValueError(what)
 
@@ -205,13 +243,23 @@ def look_like_probabilities(logits: Array) -> bool:
     return True
 
 
-def warn_if_probabilities(logits: Array, *, stacklevel: int) -> None:
+def warn_if_probabilities(logits: Array) -> None:
     """One LikelyProbabilitiesWarning if all rows (N, K) lie in [0, 1] and sum to 1 within 1e-6."""
-    if not look_like_probabilities(logits):
-        return
-    warnings.warn(
-        "the logits look like probabilities: every row lies in [0, 1] and sums to 1. They were taken as logits; "
-        "if they are probabilities, pass softargmax.logits_from_probs(probs), or probs=, or --probs",
-        LikelyProbabilitiesWarning,
-        stacklevel=stacklevel + 1,
-    )
+    if look_like_probabilities(logits):
+        warn(
+            "the logits look like probabilities: every row lies in [0, 1] and sums to 1. They were taken as logits; "
+            "if they are probabilities, say so: softargmax.logits_from_probs(probs), probs=, --probs, or the name of "
+            "the array, `probs`, in the file",
+            LikelyProbabilitiesWarning,
+        )
+
+
+def warn(sentence: str, category: type[Warning]) -> None:
+    """Warn of the line outside softargmax, and outside scikit-learn if it called us, that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "softargmax",
+        "sklearn",
+    ):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, category, stacklevel=level)

@@ -74,7 +74,7 @@ def document(tmp_path):
         (("method",), "load", "its method 'load' is not known to this release"),
         (("method",), "__class__", "is not known to this release"),
         (("method",), "os.system", "is not known to this release"),
-        (("classes",), [0, 1], "classes must list one label for each of the 4 columns"),
+        (("classes",), [0, 1], "classes must be a list of one label for each of the 4 columns; got [0, 1]"),
         (("classes",), [[0], [1], [2], [3]], "`classes` must be null or a list"),
         (("keep_zero",), 1, "`keep_zero` must be true or false"),
         (("n_features",), 0, "`n_features` is out of range"),

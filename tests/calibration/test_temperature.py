@@ -237,7 +237,78 @@ def test_logits_far_beyond_those_of_the_fit_do_not_overflow():
     calibrator = sa.TemperatureScaling().fit(logits * 1e-200, labels)
     far = np.array([[1e200, -1e200, 9e199], [1.0, 2.0, 2.0]])
     np.testing.assert_allclose(calibrator.predict_proba(far), [[1, 0, 0], [0, 0.5, 0.5]])
-    assert np.isfinite(calibrator.transform(far).max(axis=-1)).all()
+    np.testing.assert_array_equal(calibrator.predict(far), [0, 1])
+
+
+def test_a_shift_costs_no_digits():
+    logits, labels = draw(n=300, k=3)
+    calibrator = sa.TemperatureScaling().fit(logits * 1e-3, labels)
+    z = np.array([[0.0625, 0.0, 0.03125]])
+    np.testing.assert_array_equal(calibrator.predict_proba(z + 2.0**30), calibrator.predict_proba(z))
+
+
+@pytest.mark.parametrize("scale", [1e-260, 1e260])
+def test_scales_near_the_ends_of_float64(scale):
+    logits, labels = draw(n=300, k=3)
+    one, other = sa.TemperatureScaling().fit(logits, labels), sa.TemperatureScaling().fit(logits * scale, labels)
+    assert other.nll_after_ == pytest.approx(one.nll_after_, abs=1e-12)
+    assert other.interval()[1] / scale == pytest.approx(one.interval()[1], rel=1e-9)
+    with pytest.raises(ValueError, match="beyond what float64 can divide; multiply all logits by one constant"):
+        sa.TemperatureScaling().fit(logits * scale * scale**0.1, labels)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e60, 1e90, 1e200])
+def test_one_wild_row_does_not_stop_the_search(size):
+    logits, labels = draw(n=200, k=4, temperature=2.0)
+    wild = np.concatenate([logits, [[size, 0, 0, 0]]])
+    calibrator = sa.TemperatureScaling().fit(wild, [*labels, 0])
+    wanted = sa.TemperatureScaling().fit(logits, labels)
+    assert calibrator.converged_
+    assert calibrator.temperature_ == pytest.approx(wanted.temperature_, rel=1e-6)
+    assert calibrator.n_iter_ < 40
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.95, 0.999])
+def test_the_interval_of_separable_rows(level):
+    from scipy.optimize import brentq
+
+    logits = np.full((8, 4), -100.0)
+    labels = np.arange(8) % 4
+    logits[np.arange(8), (labels + 1) % 4] = -0.1  # one close rival
+    logits[np.arange(8), labels] = 0
+    calibrator, _ = fit_warned(logits, labels)
+
+    def rise(x):
+        return 8 * nll(logits, labels, math.exp(x)) - chi2.ppf(level, 1) / 2
+
+    low, high = calibrator.interval(level)
+    assert low == 0
+    assert math.log(high) == pytest.approx(brentq(rise, -6, 6), abs=2e-5)
+
+
+def test_a_fit_that_fails_leaves_nothing_that_looks_fitted():
+    from sklearn.exceptions import NotFittedError
+
+    logits, labels = draw(n=50, k=4)
+    calibrator = sa.TemperatureScaling().fit(logits, labels)
+    with pytest.raises(ValueError, match="one class only"):
+        calibrator.fit(np.zeros((5, 5)), [1] * 5)
+    for use in (calibrator.predict_proba, calibrator.transform, calibrator.predict):
+        with pytest.raises(NotFittedError):
+            use(logits)
+    with pytest.raises(NotFittedError):
+        calibrator.interval()
+
+
+def test_float16_decisions_are_made_before_rounding():
+    rng = np.random.default_rng(0)
+    logits = (rng.standard_normal((4000, 10)) * 0.5 + 60).astype(np.float16)
+    labels = (logits.astype(float) + rng.gumbel(size=logits.shape)).argmax(-1)
+    calibrator = sa.TemperatureScaling().fit(logits, labels)
+    np.testing.assert_array_equal(calibrator.predict(logits), logits.argmax(-1))
+    two = sa.TemperatureScaling().fit(logits[:, :2], labels % 2)
+    wanted = ((logits[:, 1].astype(float) - logits[:, 0]) / two.temperature_).astype(np.float16)
+    np.testing.assert_array_equal(two.decision_function(logits[:, :2]), wanted)
 
 
 def test_the_probabilities_are_the_softmax_of_the_divided_logits():

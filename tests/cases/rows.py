@@ -27,6 +27,7 @@ EDGE_ROWS = {
 # the same for T = 0 and T = inf: softmax only, log_softmax is its log
 EDGE_TEMPERATURES = {
     "T = 0": (0.0, [1.0, 3.0, 2.0], [0, 1, 0]),
+    "T = -0": (-0.0, [1.0, 3.0, 2.0], [0, 1, 0]),
     "T = 0, ties": (0.0, [3.0, 3.0, 2.0], [0.5, 0.5, 0]),
     "T = 0, +inf": (0.0, [INF, 3.0, INF], [0.5, 0, 0.5]),
     "T = 0, all -inf": (0.0, [-INF, -INF, -INF], [NAN, NAN, NAN]),
@@ -64,7 +65,8 @@ def row_log_probability(row, valid):
     if infinities:
         return [-math.log(infinities) if v and x == INF else -INF for x, v in zip(row, valid, strict=True)]
     top = max(inside)
-    total = math.log(math.fsum(math.exp(x - top) for x in inside))
+    inside.remove(top)  # one of them: log(1 + rest) loses the digits of a small rest
+    total = math.log1p(math.fsum(math.exp(x - top) for x in inside))
     return [float(x) - top - total if v else -INF for x, v in zip(row, valid, strict=True)]
 
 

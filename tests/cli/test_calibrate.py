@@ -84,8 +84,41 @@ def test_the_file_is_json(run, preds, tmp_path):
         (0.5, (0.45, 0.56), "T = 0.500 (0.45 to 0.56): the model was under-confident; divide the logits by T"),
         (1.0, (0.9, 1.1), "T = 1.000 (0.90 to 1.10): the interval holds 1, so the model was neither clearly"),
         (1e-5, (1e-6, 1e-4), "T = 1e-05 (1e-06 to 0.0001): the model was under-confident"),
-        (2.0, (0.0, np.inf), "T = 2.000 (0 to inf): the interval holds 1"),
+        (2.0, (0.0, np.inf), "T = 2.000: these rows do not determine it"),
+        (2.0, (0.5, np.inf), "T = 2.000 (0.50 to infinite): the interval holds 1"),
     ],
 )
 def test_the_temperature_in_words(temperature, interval, said):
     assert in_words(temperature, interval).startswith(said)
+
+
+def test_infinities_and_what_became_of_them_are_told(run, tmp_path, overconfident):
+    logits, labels = overconfident
+    logits[0, labels[0]] = -np.inf
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels)
+    note = "Note: 1 logit of -inf (a probability of exactly 0) on the calibration rows was lifted to a finite value. "
+    ran = run("calibrate", "p.npz", "-o", "cal.json")
+    assert ran.code == 0
+    assert "rows: infinite before, " in ran.out
+    assert note in ran.out
+    ran = run("report", "p.npz", "--calibrator", "cal.json", "-o", "r.html")
+    assert note in ran.out
+    assert note.removeprefix("Note: ") in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_a_huge_nll_is_a_short_number(run, tmp_path, overconfident):
+    logits, labels = overconfident
+    np.savez(tmp_path / "p.npz", logits=1e200 * logits, labels=labels)
+    ran = run("calibrate", "p.npz", "-o", "cal.json")
+    assert ran.code == 0
+    assert max(map(len, ran.out.splitlines())) < 120
+    assert re.search(r"rows: \d\.\d+e\+\d+ before, ", ran.out)
+
+
+def test_float16_is_measured_alike_on_both_ways(run, tmp_path, overconfident):
+    logits, labels = overconfident
+    np.savez(tmp_path / "p.npz", logits=logits.astype("f2"), labels=labels)
+    ran = run("calibrate", "p.npz", "-o", "cal.json")
+    (after,) = re.search(r"before, (\S+) after", ran.out).groups()
+    assert run("apply", "cal.json", "p.npz", "-o", "out.npz").code == 0
+    assert round(json.loads(run("evaluate", "out.npz", "--json").out)["nll"], 4) == float(after)

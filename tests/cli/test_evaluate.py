@@ -62,6 +62,10 @@ def test_conditions_add_up(run, preds):
     [
         ("ece_uper > 0.05", "there is no number `ece_uper`; there are n, "),
         ("ece_uper > 0.05", "did you mean ece_upper?"),
+        ("ECE_Upper > 0.05", "did you mean ece_upper?"),
+        ("ece_upper > 5", "ece_upper is one of the fractions: write 0.05 for 5%"),
+        ("accuracy < 90", "write 0.05 for 5%"),
+        ("ece_null > -1", "write 0.05 for 5%"),
         ("top5 > 0.5", "there is no number `top5`"),  # three classes
         ("confusion > 1", "there is no number `confusion`"),
         ("ece", "wanted NAME OP NUMBER with OP one of < <= > >= == !="),
@@ -89,8 +93,10 @@ def test_an_infinite_number_is_a_number_and_one_not_defined_is_an_error(run, tmp
         holds({"ece": float("nan")})
 
 
-@pytest.mark.parametrize("bins", ["0", "-1", "ten"])
+@pytest.mark.parametrize("bins", ["0", "-1", "ten", "10001", "99999999999999999999"])
 def test_bins_that_are_none(run, preds, bins):
     ran = run("evaluate", preds, "--bins", bins)
     assert (ran.code, ran.out) == (2, "")
     assert "Traceback" not in ran.err
+    if bins != "ten":
+        assert ran.err == f"softargmax: error: --bins {bins}: wanted a number of bins from 1 to 10,000\n"

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,17 +15,19 @@ import pytest
 
 import softargmax
 from softargmax import cli
-from softargmax._checks import AbsentClassesWarning
+from softargmax._checks import AbsentClassesWarning, WrongKindError, real_array
 from softargmax.cli import _outcome, main
 
 COMMAND = [sys.executable, "-c", "import sys; from softargmax.cli import main; sys.exit(main())"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(softargmax.__file__).parents[1])}
 
 
-def outcome(action):
-    with pytest.raises(SystemExit) as end, _outcome.spoken():
-        action()
-    return end.value.code
+def start(*words, shell="exec {}", environment=None, **options):
+    """Run the command line in a process of its own, from a shell line with {} for it."""
+    line = shell.format(shlex.join([*COMMAND, *map(str, words)]))
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    environment = {**ENVIRONMENT, **(environment or {})}
+    return subprocess.run(["bash", "-c", line], env=environment, timeout=60, **options)
 
 
 def test_version_and_help(run):
@@ -58,16 +61,22 @@ def test_a_sentence_of_ours_ends_with_2(capsys):
     def wrong():
         raise ValueError("labels must be so")
 
-    assert outcome(wrong) == 2
+    assert _outcome.outcome(wrong) == 2
     assert capsys.readouterr().err == "softargmax: error: labels must be so\n"
 
 
-@pytest.mark.parametrize(
-    "bug", [lambda: 1 + "1", lambda: int("x"), lambda: np.zeros(2) + np.zeros(3), lambda: {}[0], lambda: [][1]]
-)
-def test_a_bug_keeps_its_traceback(bug):
-    with pytest.raises((TypeError, ValueError, LookupError)), _outcome.spoken():
-        bug()
+@pytest.mark.parametrize("mistake", [lambda: int("x"), lambda: real_array("x", 1j), lambda: Path("a\0b").read_text()])
+def test_every_value_error_and_a_worded_type_error_is_a_sentence(capsys, mistake):
+    with pytest.raises((ValueError, WrongKindError)):
+        mistake()
+    assert _outcome.outcome(mistake) == 2
+    assert capsys.readouterr().err.startswith("softargmax: error: ")
+
+
+@pytest.mark.parametrize("bug", [lambda: 1 + "1", lambda: len(3), lambda: {}[0], lambda: [][1]])
+def test_a_bug_keeps_its_traceback_and_is_no_failed_check(capsys, bug):
+    assert _outcome.outcome(bug) == 70
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_memory_and_the_keyboard(capsys):
@@ -77,48 +86,72 @@ def test_memory_and_the_keyboard(capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    assert outcome(full) == 2
+    assert _outcome.outcome(full) == 2
     assert capsys.readouterr().err == "softargmax: error: not enough memory: unable to allocate 7 TiB\n"
-    assert outcome(interrupted) == 130
+    assert _outcome.outcome(interrupted) == 130
 
 
 def test_an_error_of_the_system_names_its_file(capsys):
-    assert outcome(Path("/no/such/file").read_bytes) == 2
+    assert _outcome.outcome(Path("/no/such/file").read_bytes) == 2
     assert capsys.readouterr().err == "softargmax: error: no such file or directory: /no/such/file\n"
 
 
 def test_a_warning_is_one_line_and_others_stay_as_they_are(capsys):
     def warned():
-        with _outcome.spoken():
-            for _ in range(3):
-                warnings.warn("class 2 has no row", AbsentClassesWarning, stacklevel=1)
-            warnings.warn("not ours", DeprecationWarning, stacklevel=1)
+        for _ in range(3):
+            warnings.warn("class 2 has no row", AbsentClassesWarning, stacklevel=1)
+        warnings.warn("not ours", DeprecationWarning, stacklevel=1)
 
     with pytest.warns(DeprecationWarning, match="not ours"):
-        warned()
+        _outcome.outcome(warned)
     assert capsys.readouterr().err == "softargmax: warning: class 2 has no row\n"
 
 
-def test_a_reader_that_left(preds):
+PRINTING = [["evaluate", "preds.npz", "--json"], ["evaluate", "preds.npz"], ["-h"], ["demo", "-h"], ["--version"]]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_reader_that_left(preds, words, unbuffered):
     reader, writer = os.pipe()
     os.close(reader)
-    ran = subprocess.run(
-        [*COMMAND, "evaluate", preds, "--json"], stdout=writer, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60
-    )
+    ran = start(*words, stdout=writer, environment={"PYTHONUNBUFFERED": unbuffered})
     os.close(writer)
     assert (ran.returncode, ran.stderr) == (141, b"")
 
 
-def test_a_full_standard_output(preds):
-    with open("/dev/full", "w") as full:
-        ran = subprocess.run(
-            [*COMMAND, "evaluate", preds], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60
-        )
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", PRINTING[1:3], ids=" ".join)
+def test_a_full_standard_output(preds, words, unbuffered):
+    ran = start(*words, shell="exec {} > /dev/full", environment={"PYTHONUNBUFFERED": unbuffered})
     assert ran.returncode == 2
-    assert ran.stderr.startswith(b"softargmax: error: ")
-    assert b"no space left" in ran.stderr
+    assert ran.stderr == b"softargmax: error: cannot write to standard output: no space left on device\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["evaluate", "p.npz", "--fail-if", "n > 1"], 1),
+        (["evaluate", "p.npz", "--json"], 0),  # with a warning on stderr
+        (["evaluate", "nope.npz"], 2),
+        (["evaluate", "--nope"], 2),
+        (["calibrate", "p.npz", "-o", "cal.json"], 0),
+        (["-h"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_streams_that_are_not_there_change_no_exit_code(tmp_path, overconfident, words, code, streams):
+    logits, labels = overconfident
+    np.savez(tmp_path / "p.npz", logits=softargmax.softmax(logits), labels=labels)
+    ran = start(*words, shell=f"exec {{}} {streams}")
+    assert ran.returncode == code
     assert b"Traceback" not in ran.stderr
-    assert ran.stderr.count(b"\n") == 1
+    assert b"softargmax: " not in ran.stdout
+    if "--json" in words:
+        assert ran.stdout.count(b"\n") == (0 if ">&-" in streams.split() else 1)
+    if words[0] == "calibrate":
+        assert softargmax.load("cal.json").temperature_ > 0
 
 
 @pytest.mark.parametrize(
@@ -176,6 +209,51 @@ def test_ctrl_c(tmp_path):
     assert (out, error) == (b"", b"softargmax: interrupted\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "p.csv"]
     assert (tmp_path / "out.json").read_text() == "as it was"
+
+
+def test_streams_and_handlers_are_as_they_were(run):
+    before = sys.stdout, sys.stderr, signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    run("--version")
+    assert (sys.stdout, sys.stderr, signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_removes_what_is_half_written(run, preds, tmp_path, number):
+    run("calibrate", preds, "-o", "cal.json")
+    np.savez(tmp_path / "p.npz", logits=np.zeros((300_000, 3)))
+    (tmp_path / "out.csv").write_text("as it was")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    slow_disk = "import os, time; os.fsync = lambda descriptor: time.sleep(50); "
+    python, option, code = COMMAND
+    command = subprocess.Popen(
+        [python, option, slow_disk + code, "apply", "cal.json", "p.npz", "-o", "out.csv"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    until = time.monotonic() + 50
+    while sorted(p.name for p in tmp_path.iterdir()) == before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert sorted(p.name for p in tmp_path.iterdir()) != before
+    command.send_signal(number)
+    assert command.communicate(timeout=20) == (b"", b"")
+    assert command.returncode == 128 + number
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (tmp_path / "out.csv").read_text() == "as it was"
+
+
+def test_nohup_stays_in_force(preds):
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "from softargmax.cli._outcome import outcome; "
+    code += "print(outcome(lambda: signal.raise_signal(signal.SIGHUP)))"
+    assert subprocess.check_output([sys.executable, "-c", code], env=ENVIRONMENT) == b"0\n"
+
+
+def test_flags_and_arguments_read_plainly(run):
+    for words in (["evaluate", "-h"], ["apply", "-h"], ["-h"]):
+        ran = run(*words)
+        assert "<bool>" not in ran.out
+        assert "{" not in ran.out
 
 
 def test_the_command_starts_without_the_heavy_libraries():

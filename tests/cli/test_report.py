@@ -40,12 +40,14 @@ def test_what_cannot_be_calibrated_is_shown_as_it_is_and_why(run, tmp_path, n, l
     page = (tmp_path / "r.html").read_text("utf-8")
     assert f"Not calibrated, measured as they came: {note}" in page
     assert "after calibration" not in ran.out
+    assert f"Note: Not calibrated, measured as they came: {note}" in ran.out
 
 
 def test_warnings_are_on_the_page_too(run, tmp_path, overconfident):
     logits, labels = overconfident
     np.savez(tmp_path / "p.npz", logits=sa.softmax(logits), labels=labels)
-    run("report", "p.npz", "-o", "r.html")
+    ran = run("report", "p.npz", "-o", "r.html")
+    assert "look like probabilities" not in ran.out  # once on the terminal: it is a line on stderr
     assert (tmp_path / "r.html").read_text("utf-8").count("the logits look like probabilities") == 1
 
 

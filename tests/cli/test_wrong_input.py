@@ -3,6 +3,7 @@
 # ruff: noqa: E501
 
 import io
+import os
 import pickle
 
 import numpy as np
@@ -12,6 +13,7 @@ from softargmax.data import read_predictions
 
 Z = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.5], [0.2, 0.1, 3.0], [1.0, 2.0, 0.0]])
 Y = np.array([0, 1, 2, 2])
+P = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.3, 0.1, 0.6]])
 CSV = "label,cat,dog\n0,2.0,0.5\n1,0.1,0.7\n0,3.0,1.0\n"
 
 
@@ -76,11 +78,16 @@ WRONG = {
     # labels
     "another length": ({"p.npz": npz(logits=Z, labels=Y[:3])}, [], "p.npz has 3 labels, p.npz has 4 rows"),
     "another length elsewhere": ({"p.npz": npz(logits=Z), "y.txt": "0\n1\n"}, ["--labels", "y.txt"], "y.txt has 2 labels, p.npz has 4 rows"),
-    "label too large": ({"p.npz": npz(logits=Z, labels=[0, 1, 5, 0])}, [], "array `labels`, row 2: got the label 5; wanted an integer from 0 to 2"),
-    "labels from 1": ({"p.npz": npz(logits=Z, labels=[1, 2, 3, 1])}, [], "they seem to start at 1: subtract 1"),
-    "label negative": ({"p.npz": npz(logits=Z, labels=[0, -1, 2, 0])}, [], "row 1: got the label -1"),
+    "label too large": ({"p.npz": npz(logits=Z, labels=[0, 1, 5, 0])}, [], "p.npz: labels must lie in [0, 2] (there are 3 classes); got 5 in array `labels`, row 2"),
+    "labels from 1": ({"p.npz": npz(logits=Z, labels=[1, 2, 3, 1])}, [], "do they start at 1? pass labels - 1"),
+    "label negative": ({"p.npz": npz(logits=Z, labels=[0, -1, 2, 0])}, [], "got -1 in array `labels`, row 1"),
     "float labels": ({"p.npz": npz(logits=Z, labels=Y * 1.0)}, [], "labels must be integers"),
-    "one-hot labels": ({"p.npz": npz(logits=Z, labels=np.eye(3, dtype=int)[Y])}, [], "for one-hot rows write labels.argmax(axis=1)"),
+    "one-hot float labels": ({"p.npz": npz(logits=Z, labels=np.eye(3)[Y])}, [], "labels must be integers; got dtype float64; for one-hot rows pass labels.argmax(axis=-1)"),
+    "labels of one column": ({"p.npz": npz(logits=Z, labels=Y[:, None])}, [], "got shape (4, 1); pass labels.ravel()"),
+    "labels with NaN": ({"p.npz": npz(logits=Z, labels=[0, 1, np.nan, 0])}, [], "they hold NaN: drop the rows that have no label"),
+    "labels with fractions": ({"p.npz": npz(logits=Z, labels=[0, 1, 0.5, 0])}, [], "labels must be integers; got dtype float64; class probabilities"),
+    "labels of text": ({"p.npz": npz(logits=Z, labels=np.array(["a"] * 4))}, [], "p.npz: labels must be integers; got dtype <U1"),
+    "one-hot labels": ({"p.npz": npz(logits=Z, labels=np.eye(3, dtype=int)[Y])}, [], "for one-hot rows pass labels.argmax(axis=-1)"),
     "--labels of nothing": ({"p.npz": npz(logits=Z, target=Y)}, ["--labels", "targets"], "--labels targets: p.npz has no array of that name (it has `logits` and `target`; did you mean `target`?), and there is no such file"),
     "--labels of another kind": ({"p.npz": npz(logits=Z), "y.json": "[0]"}, ["--labels", "y.json"], "y.json: cannot read a file of this kind; supported are `.npy`, `.npz`, `.csv` and `.txt`"),
     "--labels misnamed": ({"p.npz": npz(logits=Z), "y.npz": npz(y=Y)}, ["--labels", "y.npz"], "y.npz: there is no array `labels`; it has `y`"),
@@ -94,10 +101,19 @@ WRONG = {
     "no probabilities": ({"p.npz": npz(probs=Z, labels=Y)}, [], "p.npz: probs must be probabilities (each in [0, 1], every row summing to 1); row 0 holds 2 and sums to 3; these look like logits"),
     "sums": ({"p.npz": npz(probs=put(1, 0, 0.1, np.full((4, 3), 1 / 3)), labels=Y)}, [], "row 1 sums to 0.766667"),
     "csv probabilities": ({"p.csv": "label,a,b\n0,0.5,0.5\n1,0.5,0.6\n"}, ["--probs"], "p.csv: probs must be probabilities (each in [0, 1], every row summing to 1); line 3 sums to 1.1"),
+    "percentages": ({"p.npz": npz(probs=np.full((4, 3), 100 / 3), labels=Y)}, [], "row 0 holds 33.3333 and sums to 100; these look like percentages: divide by 100"),
+    "log_probs above 0": ({"p.npz": npz(log_probs=Z, labels=Y)}, [], "p.npz, row 0: log_probs must be logarithms of probabilities that sum to 1; got 2 (column 0); these look like logits: name the array `logits`, or pass --logits"),
+    "log_probs of less": ({"p.npz": npz(log_probs=put(2, slice(None), -2.0, np.log(P)), labels=Y)}, [], "row 2: log_probs must be logarithms of probabilities that sum to 1; they sum to 0.406006; these look like logits"),
+    "log_probs base 10": ({"p.npz": npz(log_probs=np.log10(P), labels=Y)}, [], "these look like base-10 logarithms: multiply them by ln 10"),
+    "csv log_probs": ({"p.csv": CSV}, ["--log-probs"], "p.csv, line 2: log_probs must be"),
     "csv NaN": ({"p.csv": csv("0.7", "nan")}, ["--logits"], "p.csv, line 3, column `dog`: got nan"),
     # tables
     "no column label": ({"p.csv": csv("label", "labels")}, ["--logits"], "p.csv, line 1: there is no column `label`; the columns are `labels`, `cat` and `dog`"),
     "no column of labels": ({"p.csv": csv("label", "id")}, ["--logits"], "p.csv, line 1: there is no column `label`"),
+    "a column before the labels": ({"p.csv": csv("label,cat", "cat,label")}, ["--logits"], "p.csv, line 1: column `cat` stands before `label`; wanted the labels first, then one column a class; move or delete it"),
+    "a column before the labels named": ({"p.csv": csv("label,cat,dog", "cat,truth,dog")}, ["--logits", "--labels", "truth"], "column `cat` stands before `truth`"),
+    "an id after the labels": ({"p.csv": csv("cat", "ID")}, ["--logits"], "p.csv, line 1: column `ID` is no class name, and every column after the labels is a class; delete the column, or rename it"),
+    "an id, labels elsewhere": ({"p.csv": csv("label", "id"), "y.txt": "0\n1\n0\n"}, ["--logits", "--labels", "y.txt"], "column `id` is no class name"),
     "no class column": ({"p.csv": "label\n0\n1\n"}, ["--logits"], "p.csv, line 1: there is no column but the labels"),
     "no header": ({"p.csv": "0,2.5,0.5\n1,0.1,0.7\n"}, ["--logits"], "p.csv, line 1: the column of class 1 is named `2.5`, a number"),
     "classes from 1": ({"p.csv": "label,1,2\n1,2.5,0.5\n2,0.1,0.7\n"}, ["--logits"], "the column of class 0 is named `1`, a number that is not its position"),
@@ -114,9 +130,10 @@ WRONG = {
     "a long row": ({"p.csv": csv("0.7", "0.7,")}, ["--logits"], "p.csv, line 3: it has 4 cells; the header has 3 columns"),
     "an open quote": ({"p.csv": csv("0.7", '"0.7')}, ["--logits"], "p.csv, line 3, column `dog`: got `0.7\\n0,3.0,1.0` (is a quote left open?)"),
     "an unknown name": ({"p.csv": csv("\n1,", "\ncow,")}, ["--logits"], "p.csv, line 3, column `label`: got `cow`; wanted an integer, or class names throughout (`cat` and `dog`)"),
-    "numbers and names": ({"p.csv": csv("\n1,", "\ndog,")}, ["--logits"], "p.csv, line 2, column `label`: got `0`; wanted an integer, or class names throughout (`cat` and `dog`)"),
+    "numbers and names": ({"p.csv": csv("\n1,", "\ndog,")}, ["--logits"], "p.csv, line 2, column `label`: got `0`, and `dog` in another row: integers and class names are mixed"),
+    "capitals": ({"p.csv": csv("\n1,", "\nDog,")}, ["--logits"], "got `Dog`; wanted an integer, or class names throughout (`cat` and `dog`); did you mean `dog`?"),
     "a label like 1.0": ({"p.csv": csv("\n1,", "\n1.0,")}, ["--logits"], "p.csv, line 3, column `label`: got `1.0`; wanted an integer"),
-    "csv label too large": ({"p.csv": csv("\n1,", "\n2,")}, ["--logits"], "p.csv, line 3, column `label`: got the label 2; wanted an integer from 0 to 1"),
+    "csv label too large": ({"p.csv": csv("\n1,", "\n2,")}, ["--logits"], "p.csv: labels must lie in [0, 1] (there are 2 classes); got 2 in line 3, column `label`"),
     "Latin-1": ({"p.csv": csv("0.7", "é").encode("latin-1")}, ["--logits"], "p.csv: it is not UTF-8 text"),
     "UTF-16": ({"p.csv": CSV.encode("utf-16")}, ["--logits"], "p.csv, line 1: it is not UTF-8 text"),
 }  # fmt: skip
@@ -182,7 +199,49 @@ def test_where_nothing_can_be_written(run, preds, command, out):
     assert_told(run(command, preds, "-o", out), f"cannot write {out}")
 
 
-def test_a_demo_folder_that_cannot_be(run, preds):
-    ran = run("demo", "-o", preds)
-    assert ran.code == 2
-    assert "softargmax: error: file exists: " in ran.err
+@pytest.mark.parametrize("under", ["", "a/b"])
+def test_a_demo_folder_that_cannot_be(run, preds, under):
+    assert_told(run("demo", "-o", preds / under), f"{preds} is a file; give a folder")
+
+
+def test_a_demo_that_fails_leaves_no_folder(run, tmp_path, monkeypatch):
+    def full(file, content):
+        raise ValueError("the disk is full")
+
+    monkeypatch.setattr("softargmax._files.write_whole", full)
+    assert_told(run("demo", "-o", "a/b"), "the disk is full")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    assert_told(run("demo", "-o", "a/b"), "the disk is full")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a"]
+
+
+@pytest.mark.parametrize("command", ["calibrate", "report", "apply"])
+def test_a_missing_folder_is_told_before_the_work(run, tmp_path, command):
+    os.mkfifo(tmp_path / "p.npz")  # reading it would wait for ever
+    words = ["p.npz"] if command != "apply" else ["cal.json", "p.npz"]
+    assert_told(run(command, *words, "-o", "no/out.npz"), f"cannot write no/out.npz: there is no folder {tmp_path}/no")
+
+
+@pytest.mark.parametrize("command", ["calibrate", "report", "evaluate", "apply"])
+def test_a_link_to_itself(run, preds, tmp_path, command):
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    if command != "evaluate":
+        run("calibrate", preds, "-o", "cal.json")
+        words = ["cal.json", preds] if command == "apply" else [preds]
+        assert_told(run(command, *words, "-o", "loop.npz"), "cannot write loop.npz: ")
+    words = ["cal.json", "loop.npz"] if command == "apply" else ["loop.npz"]
+    output = [] if command == "evaluate" else ["-o", "out.npz"]
+    assert_told(run(command, *words, *output), "there is no file loop.npz: it is a link that leads to none")
+    assert (tmp_path / "loop.npz").is_symlink()
+
+
+def test_calibrator_and_predictions_swapped(run, preds):
+    ran = run("apply", preds, "cal.json", "-o", "out.npz")
+    assert_told(ran, "cal.json is no file of predictions; the order is CAL.json PREDS")
+
+
+def test_apply_too_refuses_a_column_that_is_no_class(run, tmp_path, preds):
+    run("calibrate", preds, "-o", "cal.json")
+    (tmp_path / "p.csv").write_text("id,a,b\n1,2,3\n")
+    assert_told(run("apply", "cal.json", "p.csv", "--logits", "-o", "out.csv"), "column `id` is no class name")

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from softargmax._checks import WrongKindError
 from softargmax.data import Predictions, cifar10_resnet20, read_predictions, write_predictions
+from softargmax.data._arrays import did_you_mean
 
 LOGITS = np.array([[2.0, 0.1, -1.0], [0.3, 1e-300, -np.inf], [1 / 3, 1.5, 2.5e17]])
 LABELS = np.array([0, 1, 2])
@@ -43,7 +45,9 @@ def test_an_npz_says_everything_itself(tmp_path):
 
 @pytest.mark.parametrize("kind", ["logits", "log_probs", "probs"])
 def test_the_name_of_the_array_is_the_kind(tmp_path, kind):
-    np.savez_compressed(tmp_path / "p.npz", labels=LABELS, **{kind: PROBS})
+    np.savez_compressed(
+        tmp_path / "p.npz", labels=LABELS, **{kind: np.log([[0.5, 0.3, 0.2]] * 3) if kind == "log_probs" else PROBS}
+    )
     (tmp_path / "p.npz").rename(tmp_path / "p.NPZ")
     assert read_predictions(tmp_path / "p.NPZ").kind == kind
     assert read_predictions(tmp_path / "p.NPZ", kind=kind).kind == kind
@@ -83,8 +87,7 @@ def test_npz_npy_and_csv_hold_the_same(tmp_path):
         b"label,a,b\r0,1.5,-inf\r1,2,3\r",
         b'"label","a","b"\n"0","1.5","-inf"\n1,2,3',
         b"label, a ,b\n 0 , 1.5 ,-Infinity\n+1,+2.0,3e0\n\n\n",
-        b"a,label,b\n1.5,0,-inf\n2,1,3\n",
-        b"a,b,label\n1.5,-inf,a\n2,3,b\n",
+        b"label,a,b\na,1.5,-inf\nb,2,3\n",
     ],
 )
 def test_spellings_of_one_table(tmp_path, content):
@@ -116,6 +119,47 @@ def test_another_column_of_labels_is_no_class(tmp_path):
     found = read_predictions(path, kind="logits", labels="truth")
     np.testing.assert_array_equal(found.labels, [1])
     assert found.class_names == ("a", "b")
+
+
+def test_a_column_called_label_is_left_out_wherever_it_stands(tmp_path):
+    path = text(tmp_path / "p.csv", "truth,a,label,b\n1,2.0,0,3.0\n")
+    found = read_predictions(path, kind="logits", labels="truth")
+    assert (found.labels.tolist(), found.class_names, found.scores.tolist()) == ([1], ("a", "b"), [[2, 3]])
+
+
+def test_logits_of_float16_are_not_rounded_again(tmp_path):
+    probs = np.array([[0.3, 0.7], [1.0, 0.0015]], np.float16)
+    np.savez(tmp_path / "p.npz", probs=probs)
+    logits = read_predictions(tmp_path / "p.npz", need_labels=False).logits
+    np.testing.assert_array_equal(logits, np.log(probs.astype("f4")))
+    assert Predictions(PROBS.astype("f2"), "logits").logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("n_classes", [2, 10, 1000])
+def test_log_probabilities_as_they_come_from_a_network(tmp_path, dtype, n_classes):
+    logits = 3 * np.random.default_rng(0).normal(size=(2000, n_classes))
+    logits[0, 0] = -np.inf
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.savez(tmp_path / "p.npz", log_probs=logits.astype(dtype))
+    assert read_predictions(tmp_path / "p.npz", need_labels=False).kind == "log_probs"
+    logits[-1] += 0.2
+    np.savez(tmp_path / "p.npz", log_probs=logits.astype(dtype))
+    with pytest.raises(ValueError, match="row 1999: log_probs must be"):
+        read_predictions(tmp_path / "p.npz", need_labels=False)
+
+
+def test_arrays_of_another_kind_are_type_errors(tmp_path):
+    for wrong in ({"logits": PROBS * 1j}, {"logits": LOGITS, "labels": np.array(["a"] * 3)}):
+        np.savez(tmp_path / "p.npz", **wrong)
+        with pytest.raises(WrongKindError, match="must be (real numbers|integers)"):
+            read_predictions(tmp_path / "p.npz", need_labels=False)
+    assert issubclass(WrongKindError, TypeError)
+
+
+def test_nothing_is_meant_to_be_itself():
+    assert did_you_mean("Label", ["label", "table"]) == "; did you mean `label`?"
+    assert did_you_mean("label", ["label"]) == ""
 
 
 def test_without_labels(tmp_path):
@@ -208,6 +252,7 @@ def test_same_predictions_same_bytes(tmp_path):
         ("p.parquet", (PROBS,), "supported are `.npz`, `.npy` and `.csv`"),
         ("p.csv", (PROBS, LABELS, ("a", "a", "b")), "names of their own"),
         ("p.csv", (PROBS, LABELS, ("a", "label", "b")), "names of their own"),
+        ("p.csv", (PROBS, LABELS, ("a", "Target", "b")), "none of `label`, .* and `target`"),
         ("p.csv", (PROBS, LABELS, ("1", "2", "3")), "`1`, a number that is not its position"),
         ("p.npz", (PROBS, LABELS, ("a", "b")), "class_names must be 3"),
         ("p.npz", (PROBS, [0, 1, 3]), "labels must lie in"),
@@ -263,6 +308,11 @@ def test_every_flipped_byte_is_read_or_a_sentence(tmp_path):
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
         archive.writestr("logits", "1 2 3")
+        archive.writestr("readme.txt", "no array")
+    with pytest.raises(ValueError, match="there is no array `logits`, .*; it has nothing; "):
+        read_predictions(tmp_path / "p.npz", need_labels=False)
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as archive:
+        archive.writestr("logits.npy", "1 2 3")
     with pytest.raises(ValueError, match="`logits` is not an array"):
         read_predictions(tmp_path / "p.npz", need_labels=False)
 

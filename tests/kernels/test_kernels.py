@@ -247,8 +247,9 @@ def test_the_cache_is_used_and_a_damaged_entry_is_compiled_anew(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in entries}
     assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path)) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == before
-    entries[0].write_bytes(b"")
-    assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path)) == first
+    for damaged in (b"", entries[0].read_bytes()[:100], b"\x00not a kernel"):
+        entries[0].write_bytes(damaged)
+        assert in_a_fresh_interpreter(SHOW, NUMBA_CACHE_DIR=str(tmp_path)) == first
 
 
 @pytest.mark.parametrize("features", ["", "+sse4.2", "+avx,+avx2,+fma"])

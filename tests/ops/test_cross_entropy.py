@@ -250,9 +250,21 @@ def test_the_mean_equals_scikit_learns_log_loss():
 def test_weights_of_any_scale_give_the_same_mean():
     z, y = np.array([[1, 2], [3, 1]], np.float32), [0, 0]
     wanted = sa.cross_entropy(z, y)
-    for scale in (1e-60, 1e60):  # outside float32
+    for scale in (5e-324, 1e-200, 1e-60, 1e60, 1e200, 1e308):  # outside float32, and squares outside float64
         assert sa.cross_entropy(z, y, weights=[scale, scale]) == wanted
         assert sa.cross_entropy(z, y, class_weights=[scale, scale]) == wanted
+
+
+def test_unsigned_labels_are_compared_as_they_came():
+    z, last = np.array([[1.0, 2, 3], [3, 2, 1]]), 2**64 - 1
+    loss = sa.cross_entropy(z, np.array([0, last], np.uint64), ignore_index=last, label_smoothing=0.3)
+    assert loss == sa.cross_entropy(z[:1], [0], label_smoothing=0.3)
+
+
+def test_sums_with_weights_out_of_range_of_the_result():
+    loss, grad = sa.cross_entropy_and_grad(np.float32([[1, 2]]), [0], weights=[1e60], reduction="sum")
+    assert loss == INF  # of float32, without a floating-point warning
+    np.testing.assert_array_equal(grad, [[-INF, INF]])
 
 
 rows = npst.arrays(
@@ -329,6 +341,7 @@ def test_layouts_give_the_same(engine):
         ([[1.0, 2.0]], [0], {"class_weights": [1, INF]}, ValueError, "class_weights must be finite"),
         ([[1.0, 2.0]], [0], {"label_smoothing": 1.5}, ValueError, r"label_smoothing must lie in \[0, 1\]; got 1.5"),
         ([[1.0, 2.0]], [0], {"label_smoothing": NAN}, ValueError, "label_smoothing must lie"),
+        ([[1.0, 2.0]], [0], {"label_smoothing": None}, TypeError, "label_smoothing must be one number; got None"),
         ([[1.0, 2.0]], [0], {"reduction": "avg"}, ValueError, 'reduction must be "mean", "sum" or "none"'),
         ([[1.0, 2.0]], [0], {"empty": "skip"}, ValueError, 'empty must be "zero", "nan" or "raise"'),
         ([[1.0, 2.0]], [0], {"ignore_index": 0.5}, TypeError, "ignore_index must be an integer"),

@@ -31,7 +31,7 @@ def _softmax(rows: Array, temperatures: Float64Array, out: Array) -> None:
     from softargmax.kernels.softmax import softmax_rows
 
     n, n_classes = rows.shape
-    with np.errstate(divide="ignore"):  # T = 0 has the inverse inf, which the kernel knows
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):  # the kernel knows the inverses 0 and inf
         inverse = (1.0 / temperatures).astype(rows.dtype)
     softmax_rows(rows.reshape(-1), out.reshape(-1), n_classes, inverse, int(len(inverse) > 1), 0, n)
 

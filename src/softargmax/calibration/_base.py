@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,15 +18,18 @@ from softargmax._checks import (
     AbsentClassesWarning,
     LiftedLogitsWarning,
     integer_labels,
+    not_masked,
     real_array,
     row_weights,
     usable_logits,
+    warn,
     warn_if_probabilities,
 )
 from softargmax.ops.spread import RowSpread, row_spread
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _BLOCK_ELEMENTS = 1 << 18
+_LARGEST_WEIGHT = 1e100  # sums and products of weights stay in range
 
 
 class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -79,14 +81,12 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         labels out of range, weights negative, NaN or all zero. Warns: a class without a row, scores that look like
         probabilities.
         """
+        self.__dict__.pop("_is_fitted", None)  # a fit that fails leaves nothing that looks fitted
         logits = self._logits(X, reset=True)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        not_masked("labels", y)
         given = column_or_1d(y, warn=True)
-        if given.dtype.kind == "f" and not np.array_equal(given, np.floor(given)):  # the words scikit-learn looks for
-            raise ValueError(
-                f"Unknown label type: continuous; labels must be integers or members of classes, not {given[0]}"
-            )
         if len(given) != len(logits):
             raise ValueError(f"X and y must have the same length; got {len(logits)} rows and {len(given)} labels")
         weights = np.ones(len(logits))
@@ -95,6 +95,8 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         counted = weights > 0
         if not counted.any():
             raise ValueError("sample_weight must not be zero for every row")
+        if weights.max() > _LARGEST_WEIGHT:
+            raise ValueError(f"sample_weight must not exceed {_LARGEST_WEIGHT:g}; divide all by one constant")
         n_classes = logits.shape[1]
         self.classes_ = self._class_list(n_classes)
         labels = self._labels(given, counted)
@@ -104,33 +106,45 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
             usable_logits("logits", logits, rows=counted)  # words the error
         if not counted.all():
             logits, labels, weights, spread = logits[counted], labels[counted], weights[counted], spread.of(counted)
-        warn_if_probabilities(logits, stacklevel=2)
+        warn_if_probabilities(logits)
         self._check_enough(labels)
         logits, limits = self._lift(logits, labels, weights, spread)
         self._fit(logits, labels, weights, limits)
+        self._is_fitted = True
         return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_is_fitted" in self.__dict__
 
     def transform(self, X: Any) -> Array:
         """Calibrated logits (n, K) for logits X (n, K), in the dtype of X."""
-        return self._by_blocks(X, lambda logits: logits)
+        return self._by_blocks(X, self._transform)
 
     def predict_proba(self, X: Any) -> Array:
         """Calibrated probabilities (n, K) for logits X (n, K), computed in float64, in the dtype of X."""
-        return self._by_blocks(X, ops.softmax)
+        return self._by_blocks(X, lambda logits: self._probabilities(logits, ops.softmax))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logs of the calibrated probabilities (n, K), in nats, in the dtype of X."""
-        return self._by_blocks(X, ops.log_softmax)
+        return self._by_blocks(X, lambda logits: self._probabilities(logits, ops.log_softmax))
 
     def decision_function(self, X: Any) -> Array:
         """Calibrated logits: (n, K); for two classes, as scikit-learn has it, (n,): second minus first."""
-        calibrated = self.transform(X)
-        return calibrated[:, 1] - calibrated[:, 0] if calibrated.shape[1] == 2 else calibrated
+
+        def decide(logits: Float64Array) -> Float64Array:
+            calibrated = self._transform(logits)
+            return calibrated[:, 1] - calibrated[:, 0] if calibrated.shape[1] == 2 else calibrated
+
+        return self._by_blocks(X, decide)
 
     def predict(self, X: Any) -> Array:
-        """The class (n,) of the largest calibrated log-probability, the first on ties."""
-        best = np.argmax(self.predict_log_proba(X), axis=-1)
-        return self.classes_[best]
+        """The class (n,) of the largest calibrated log-probability (in float64), the first on ties."""
+
+        def best(logits: Float64Array) -> IntArray:
+            return np.argmax(self._probabilities(logits, ops.log_softmax), axis=-1)
+
+        indices = self._by_blocks(X, best, np.dtype(np.int64))
+        return self.classes_[indices]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted calibrator to a JSON file (docs/formats.md); `softargmax.load` reads it, bit for bit."""
@@ -139,18 +153,26 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         check_is_fitted(self)
         save(self, path)
 
-    def _by_blocks(self, X: Any, function: Any) -> Array:
+    def _probabilities(self, logits: Float64Array, function: Callable[..., Array]) -> Array:
+        """softmax or log_softmax (`function`) of the calibrated logits."""
+        return function(self._transform(logits))
+
+    def _by_blocks(
+        self, X: Any, function: Callable[[Float64Array], Array], dtype: np.dtype[Any] | None = None
+    ) -> Array:
+        """`function` of X in float64, block by block, in `dtype` (None: that of X)."""
         check_is_fitted(self)
         logits = self._logits(X, reset=False)
         usable_logits("logits", logits)
-        warn_if_probabilities(logits, stacklevel=3)
-        out = np.empty(logits.shape, logits.dtype)
+        warn_if_probabilities(logits)
+        parts = []
         with np.errstate(over="ignore", under="ignore"):  # of the last rounding, to float16 or float32
             for block in row_blocks(logits):
-                rows = logits[block].astype(np.float64)
-                lifted = self._lifted(rows)
-                out[block] = function(self._transform(lifted))
-        return out
+                lifted = self._lifted(logits[block].astype(np.float64))
+                parts.append(function(lifted).astype(dtype or logits.dtype))
+            if not self._drop_is_seen and not self.keep_zero and np.isneginf(logits).any():
+                self._warn_of_a_drop_not_seen()
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _logits(self, X: Any, *, reset: bool) -> Array:
         if not hasattr(X, "columns"):  # a DataFrame goes to scikit-learn, for its column names
@@ -164,34 +186,49 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
     def _class_list(self, n_classes: int) -> Array:
         if self.classes is None:
             return np.arange(n_classes)
-        listed = np.asarray(self.classes)
-        if listed.ndim != 1 or len(listed) != n_classes:
-            raise ValueError(f"classes must list one label for each of the {n_classes} columns; got {len(listed)}")
+        kinds = {type(label) for label in self.classes} if isinstance(self.classes, (list, tuple)) else set()
+        listed = np.asarray(self.classes) if kinds or isinstance(self.classes, np.ndarray) else np.empty(0)
+        if kinds and len({issubclass(kind, str) for kind in kinds}) > 1:
+            raise ValueError("classes must be all strings or all numbers")
+        if listed.shape != (n_classes,):
+            raise ValueError(
+                f"classes must be a list of one label for each of the {n_classes} columns; got {self.classes!r}"
+            )
         if len(set(listed.tolist())) != n_classes:
-            raise ValueError("classes must not repeat a label")
+            raise ValueError(f"classes must not repeat a label; got {self.classes!r}")
         return listed
 
     def _labels(self, given: Array, counted: BoolArray) -> IntArray:
+        """Labels as positions of their classes; 0 in rows that are not counted."""
         n_classes = len(self.classes_)
-        if given.dtype.kind == "O":  # integers that came as Python objects
-            given = np.asarray(given.tolist())
+        kept = given[counted]
+        if kept.dtype.kind == "O":  # numbers or words that came as Python objects
+            kept = np.asarray(kept.tolist())
         if self.classes is None:
-            if given.dtype.kind in "OUS":
+            if kept.dtype.kind in "OUSMm":
                 raise ValueError(
                     f"Unknown label type: labels must be integers in [0, {n_classes - 1}]; else pass classes=[...]"
                 )
-            if given.dtype.kind == "f" and np.all(given == np.floor(given)):
-                given = given.astype(np.int64)
-            given = np.where(counted, given, 0)
-            return integer_labels(given, given.shape, n_classes)
-        index = {label: i for i, label in enumerate(self.classes_.tolist())}
-        found = np.zeros(len(given), np.int64)
-        for row in np.flatnonzero(counted):
-            label = given[row].item() if isinstance(given[row], np.generic) else given[row]
-            if label not in index:
-                raise ValueError(f"labels must be among classes; got {label!r} at index {row}")
-            found[row] = index[label]
-        return found
+            fractions = kept != np.floor(kept) if kept.dtype.kind == "f" else np.zeros(len(kept), bool)
+            if fractions.any() or (kept.dtype.kind == "f" and not np.isfinite(kept).all()):
+                index = np.flatnonzero(counted)[np.argmax(fractions | ~np.isfinite(kept))]
+                raise ValueError(  # "Unknown label type: continuous" are the words scikit-learn looks for
+                    f"Unknown label type: continuous; labels must be integers in [0, {n_classes - 1}]; "
+                    f"got {given[index]} at index {index}"
+                )
+            whole = np.zeros(len(given), np.int64 if kept.dtype.kind in "fb" else kept.dtype)
+            whole[counted] = kept
+            return integer_labels(whole, whole.shape, n_classes)
+        index_of = {label: i for i, label in enumerate(self.classes_.tolist())}
+        values, inverse = np.unique(kept, return_inverse=True)
+        known = [label in index_of for label in values.tolist()]
+        if not all(known):
+            at = np.flatnonzero(~np.asarray(known)[inverse])[0]
+            row = int(np.flatnonzero(counted)[at])
+            raise ValueError(f"labels must be among classes; got {kept[at : at + 1].tolist()[0]!r} at index {row}")
+        positions = np.zeros(len(given), np.int64)
+        positions[counted] = np.array([index_of[label] for label in values.tolist()], np.int64)[inverse]
+        return positions
 
     def _check_enough(self, labels: IntArray) -> None:
         if len(labels) < 2:
@@ -204,11 +241,10 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         if len(self.absent_classes_):
             some = ", ".join(str(c) for c in self.absent_classes_[:5])
             more = ", …" if len(self.absent_classes_) > 5 else ""
-            warnings.warn(
+            warn(
                 f"{len(self.absent_classes_)} of {len(self.classes_)} classes have no row in the calibration set: "
                 f"{some}{more}",
                 AbsentClassesWarning,
-                stacklevel=3,
             )
 
     def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, rows: RowSpread) -> tuple[Array, Spread]:
@@ -227,8 +263,17 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
                 )
         if not self.n_lifted_:
             return logits, spread
+        if not self._drop_is_seen:
+            self._warn_of_a_drop_not_seen()
         lifted = self._lifted(logits)
         return lifted, spread if self._drop_is_seen else Spread.of(row_spread(lifted))
+
+    def _warn_of_a_drop_not_seen(self) -> None:
+        warn(
+            f"logits of -inf were put {self._drop:.3g} below their row's maximum, ln(n + 1): no row of the "
+            "calibration set has a finite logit below its maximum",
+            LiftedLogitsWarning,
+        )
 
     def _lifted(self, logits: Array) -> Array:
         if self.keep_zero:
@@ -236,13 +281,6 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         low = np.isneginf(logits)
         if not low.any():
             return logits
-        if not self._drop_is_seen:
-            warnings.warn(
-                f"logits of -inf were put {self._drop:.3g} below their row's maximum, ln(n + 1): no row of the "
-                "calibration set has a finite logit below its maximum",
-                LiftedLogitsWarning,
-                stacklevel=5,
-            )
         wide = logits.astype(np.float64)
         lowest = np.min(np.where(low, np.inf, wide), axis=-1, keepdims=True)
         return np.where(low, np.minimum(wide.max(axis=-1, keepdims=True) - self._drop, lowest), wide)
@@ -262,9 +300,9 @@ class Spread:
     smallest: float
     """The smallest positive (maximum - mean of the row); inf if there is none."""
     largest: float
-    """The largest (maximum - mean of the row)."""
-    mean: float
-    """The mean of the positive ones; NaN if there is none."""
+    """The largest (maximum - mean of the row); 0 if every row is constant."""
+    typical: float
+    """The geometric mean of the positive ones, which no single row can move far; NaN if there is none."""
 
     @classmethod
     @np.errstate(over="ignore", invalid="ignore")  # looked for below
@@ -273,11 +311,12 @@ class Spread:
         below = rows.lowest < rows.top  # the rounding of a mean must not make a constant row look as if it were not
         drops, spreads = (rows.top - rows.lowest)[below], (rows.top - rows.mean)[below]
         if not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
-            raise ValueError("the logits of a row span more than float64 can hold; divide all by one constant")
+            raise ValueError("the logits of a row, or their sum, are beyond float64; divide all by one constant")
         spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
         if not len(spreads):
             return cls(float(drops.max(initial=0.0)), np.inf, 0.0, np.nan)
-        return cls(float(drops.max()), float(spreads.min()), float(spreads.max()), float(spreads.mean()))
+        typical = float(np.exp(np.log(spreads).mean()))
+        return cls(float(drops.max()), float(spreads.min()), float(spreads.max()), typical)
 
 
 def row_blocks(logits: Array) -> Iterator[slice]:

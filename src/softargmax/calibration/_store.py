@@ -88,6 +88,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     calibrator._set_state(inner)
     inner.finish()
     state.finish()
+    calibrator._is_fitted = True
     return calibrator
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from softargmax._checks import CalibrationDegenerateWarning
+from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
 from softargmax.calibration._store import State
 from softargmax.ops.temperature import temperature_objective
@@ -19,8 +18,10 @@ from softargmax.solvers import Minimum, minimize_newton_1d
 from softargmax.typing import Array, Float64Array, IntArray
 
 _SUBSAMPLE = 8192  # rows of the first search where there are at least four times as many
+_WIDEST_SEARCH = 640.0  # of |log T|: T and 1/T are normal numbers with room to spare
 _WIDEST_LEVEL = 0.999
 _FLAT = 1e-9  # curvature of the mean NLL below which the minimum may be a plateau
+_NOTHING = 1e-6  # a rise of the log-likelihood that no level asks for
 _REACH = 10.83  # the chi-square quantile of one degree of freedom at _WIDEST_LEVEL, rounded up
 
 Loss = Callable[[Float64Array], Float64Array]  # log T (t,) -> mean NLL, slope, curvature (t, 3)
@@ -84,17 +85,17 @@ class TemperatureScaling(LogitCalibrator):
             return temperature_objective(logits, labels, weights, np.exp(log_t)) / total
 
         n = size(weights)
-        raw = loss(np.zeros(1))[0]
-        self.nll_before_ = float(raw[0])
+        value, slope, curvature = map(float, loss(np.zeros(1))[0])
+        self.nll_before_ = value
         if not spread.largest:
-            self._accept(Minimum(0.0, self.nll_before_, 0.0, 0.0, 0, converged=True, at_bound=False))
+            self._accept(Minimum(0.0, value, slope=0.0, curvature=0.0, n_iter=0, converged=True, at_bound=False))
             self._profile = _Profile.open()
             return self._degenerate("the logits are constant in every row, so any temperature fits alike; T = 1")
-        low, high = math.log(min(1.0, 1e-2 * spread.smallest)), math.log(max(1.0, 1e4 * spread.largest))
+        low, high = _search(spread)
         if _separable(logits, labels):
             best = self._laplace(loss, n, low)
             self._accept(best)
-            self._profile = _Profile.of(loss, best, n, low, high, least=0.0)
+            self._profile = _Profile.of(loss, best, n, -_WIDEST_SEARCH, high, least=0.0)
             return self._degenerate(
                 f"every label is its row's strict maximum, so that no finite temperature is best; T = "
                 f"{self.temperature_:.4g} gives a calibration NLL of {self.nll_after_:.3g}"
@@ -102,20 +103,17 @@ class TemperatureScaling(LogitCalibrator):
         best = minimize_newton_1d(_at(loss), start=self._start(logits, labels, weights, spread), low=low, high=high)
         if best.curvature < _FLAT:
             best = _end_of_a_plateau(loss, best, low, high)
-        if best.value > self.nll_before_:  # by rounding only: T = 1 was as good
-            best = Minimum(0.0, float(raw[0]), float(raw[1]), float(raw[2]), best.n_iter, best.converged, best.at_bound)
+        if best.value > value:  # by rounding only: T = 1 was as good
+            best = replace(best, x=0.0, value=value, slope=slope, curvature=curvature)
         self._accept(best)
         self._profile = _Profile.of(loss, best, n, low, high, least=best.value)
         if best.at_bound:
-            largest = best.x >= high
-            self._degenerate(
-                f"the {'largest' if largest else 'smallest'} temperature searched, {self.temperature_:.4g}, fits best: "
-                + (
-                    "the scores are inverted or useless"
-                    if largest
-                    else "every label is a maximum of its row, with ties"
-                )
-            )
+            end, why = ("largest", "the scores are inverted or useless")
+            if best.x < high:
+                end, why = ("smallest", "every label is a maximum of its row, with ties")
+            self._degenerate(f"the {end} temperature searched, {self.temperature_:.4g}, fits best: {why}")
+        elif not best.converged:
+            self._degenerate(f"the search did not settle; T = {self.temperature_:.4g} is the best that it met")
 
     def _accept(self, best: Minimum) -> None:
         self.temperature_ = math.exp(best.x)
@@ -124,7 +122,7 @@ class TemperatureScaling(LogitCalibrator):
         self.grad_norm_ = abs(best.slope)
 
     def _degenerate(self, sentence: str) -> None:
-        warnings.warn(sentence, CalibrationDegenerateWarning, stacklevel=4)
+        warn(sentence, CalibrationDegenerateWarning)
 
     def _laplace(self, loss: Loss, n: float, low: float) -> Minimum:
         """The T <= 1 where the calibration NLL of separable rows is 1 / (n + 2); it falls to 0 with T."""
@@ -140,27 +138,22 @@ class TemperatureScaling(LogitCalibrator):
         return Minimum(x, value, slope, curvature, 0, converged=True, at_bound=True)
 
     def _start(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> float:
-        start = math.log(spread.mean / 4)  # moves with the scale of the logits, so the search does too
+        start = math.log(spread.typical / 4)  # moves with the scale of the logits, so the search does too
         step = len(labels) // _SUBSAMPLE
         if step < 4:
             return start
         some = slice(None, None, step)
         z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
-        low, high = math.log(1e-2 * spread.smallest), math.log(1e4 * spread.largest)
+        low, high = _search(spread)
         return minimize_newton_1d(
             _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum()), start=start, low=low, high=high
         ).x
 
     def _transform(self, logits: Float64Array) -> Float64Array:
-        with np.errstate(over="ignore"):
-            scaled = logits / self.temperature_
-            lost = np.isposinf(scaled).any(axis=-1)
-            if (
-                lost.any()
-            ):  # logits far beyond those of the fit: a row may be shifted, and then only what is 0 overflows
-                rows = logits[lost]
-                scaled[lost] = (rows - rows.max(axis=-1, keepdims=True)) / self.temperature_
-        return scaled
+        return logits / self.temperature_
+
+    def _probabilities(self, logits: Float64Array, function: Callable[..., Array]) -> Array:
+        return function(logits, temperature=self.temperature_)  # (z - max) / T: no shift and no scale loses digits
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -181,6 +174,18 @@ class TemperatureScaling(LogitCalibrator):
         self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
         if not self._profile.is_sound():
             state.fail("`profile` must be of increasing log T, none beyond 1000, and of rises that are not negative")
+
+
+def _search(spread: Spread) -> tuple[float, float]:
+    """The ends of the search in log T: 1e-2 of the smallest spread and 1e4 of the largest, and 1 between them."""
+    if not 1e-270 <= spread.largest <= 1e270:
+        raise ValueError(
+            f"the logits of a row lie at most {spread.largest:.3g} below its maximum, which is beyond what float64 can "
+            "divide; multiply all logits by one constant"
+        )
+    low = max(math.log(spread.smallest) + math.log(1e-2), -_WIDEST_SEARCH)
+    high = min(math.log(spread.largest) + math.log(1e4), _WIDEST_SEARCH)
+    return min(0.0, low), max(0.0, high)
 
 
 def _end_of_a_plateau(loss: Loss, best: Minimum, low: float, high: float) -> Minimum:
@@ -215,7 +220,8 @@ class _Profile:
     """The log-likelihood of T around its best: at some log T, the rise of the summed NLL, its slope and curvature.
 
     Between two nodes it is the polynomial of degree 5 that has all six values; the nodes lie closer than 3.6 standard
-    deviations, where the profile of a large sample is a parabola, and closer than half a unit of log T always.
+    deviations, where the profile of a large sample is a parabola, and closer than a quarter of log T always. An end of
+    the interval is then within 1e-5 of T.
     """
 
     log_t: Float64Array
@@ -229,18 +235,20 @@ class _Profile:
         return cls(*np.zeros((4, 1)))
 
     @classmethod
-    def of(cls, loss: Loss, best: Minimum, n: float, low: float, high: float, *, least: float) -> _Profile:
-        deviation = 1 / math.sqrt(n * best.curvature) if best.curvature > 0 else math.inf
-        step = min(3.6 * deviation, 0.5)
-        nodes = {best.x: np.array([best.value, best.slope, best.curvature])}
-        open_ends = {side: best.x for side, is_inside in ((-1, best.x > low), (1, best.x < high)) if is_inside}
-        while open_ends:
-            wanted = {side: min(max(end + side * step, low), high) for side, end in open_ends.items()}
-            for (side, x), values in zip(wanted.items(), loss(np.array(list(wanted.values()))), strict=True):
-                nodes[x] = values
-                open_ends[side] = x
-                if 2 * n * (values[0] - least) >= _REACH or x in (low, high):
-                    del open_ends[side]
+    def of(cls, loss: Loss, at: Minimum, n: float, low: float, high: float, *, least: float) -> _Profile:
+        """Nodes on both sides of `at` within [low, high], until T is out of the question or the loss as good as least.
+
+        `least` is what rises are measured from: the loss at `at`, or less where the rows are separable.
+        """
+        deviation = 1 / math.sqrt(n * at.curvature) if at.curvature > 0 else math.inf
+        step = min(3.6 * deviation, 0.25)
+        nodes = {at.x: np.array([at.value, at.slope, at.curvature])}
+        ends = {side: at.x for side, is_inside in ((-1, at.x > low), (1, at.x < high)) if is_inside}
+        while ends:
+            ends = {side: min(max(x + side * step, low), high) for side, x in ends.items()}
+            nodes |= dict(zip(ends.values(), loss(np.array(list(ends.values()))), strict=True))
+            rises = {side: n * (nodes[x][0] - least) for side, x in ends.items()}
+            ends = {side: x for side, x in ends.items() if _NOTHING < rises[side] < _REACH / 2 and low < x < high}
         log_t = np.array(sorted(nodes))
         columns = n * (np.array([nodes[x] for x in log_t]) - [least, 0.0, 0.0])
         return cls(log_t, *columns.T)

@@ -1,15 +1,13 @@
-"""Arguments -> the subcommand they name, and its exit code."""
+"""Arguments -> the subcommand they name."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from softargmax.cli._outcome import closed_output, spoken
+from softargmax.cli._outcome import spoken
 from softargmax.cli.apply import apply
 from softargmax.cli.calibrate import calibrate
 from softargmax.cli.demo import demo
@@ -18,11 +16,30 @@ from softargmax.cli.report import report
 
 
 class _Spoken(TyperGroup):
-    """A group whose subcommands answer a user's mistake with a sentence."""
+    """A group whose subcommands answer a user's mistake with a sentence, before typer finds words of its own."""
 
     def invoke(self, ctx: Any) -> Any:
         with spoken():
             return super().invoke(ctx)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+class _Plain(TyperCommand):
+    """A command whose usage names its arguments without braces, and flags without a type."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _flag(super().get_help_option(ctx))
+
+
+def _flag(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
 
 
 app = typer.Typer(
@@ -34,11 +51,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug is told by a plain traceback, whole
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog="Example: softargmax demo")(demo)
-app.command(epilog="Example: softargmax calibrate validation.npz -o cal.json")(calibrate)
-app.command(epilog="Example: softargmax apply cal.json test.npz -o calibrated.npz")(apply)
-app.command(epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)
-app.command(epilog="Example: softargmax report test.npz --calibrator cal.json -o report.html")(report)
+app.command(cls=_Plain, epilog="Example: softargmax demo")(demo)
+app.command(cls=_Plain, epilog="Example: softargmax calibrate validation.npz -o cal.json")(calibrate)
+app.command(cls=_Plain, epilog="Example: softargmax apply cal.json test.npz -o calibrated.npz")(apply)
+app.command(cls=_Plain, epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)
+app.command(cls=_Plain, epilog="Example: softargmax report test.npz --calibrator cal.json -o report.html")(report)
 
 
 def _version(wanted: bool) -> None:
@@ -52,24 +69,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
-
-
-def run(argv: Sequence[str] | None = None) -> int:
-    """Run the application on `argv` -> exit code; whatever was printed is flushed."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not an error
-    try:
-        app(args=argv, prog_name="softargmax")
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        return closed_output(error)
-    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,9 +29,9 @@ LabelsAt = Annotated[
         help="Where the labels are: an array of the .npz, a column of the .csv, or a file (.npy, .npz, .csv, .txt).",
     ),
 ]
-AsLogits = Annotated[bool, typer.Option("--logits", help="The scores are logits.")]
-AsLogProbs = Annotated[bool, typer.Option("--log-probs", help="The scores are log-probabilities.")]
-AsProbs = Annotated[bool, typer.Option("--probs", help="The scores are probabilities.")]
+AsLogits = Annotated[bool, typer.Option("--logits", metavar="", help="The scores are logits.")]
+AsLogProbs = Annotated[bool, typer.Option("--log-probs", metavar="", help="The scores are log-probabilities.")]
+AsProbs = Annotated[bool, typer.Option("--probs", metavar="", help="The scores are probabilities.")]
 
 
 def predictions(
@@ -60,8 +61,11 @@ def calibrator(path: Path, found: Predictions) -> Any:
     return loaded
 
 
-def must_differ(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise ValueError if `output` is one of the files that are read."""
+def check_output(output: Path, inputs: Sequence[Path]) -> None:
+    """Raise ValueError if `output` is one of the files that are read, or in no folder: before any work is done."""
+    target = Path(os.path.realpath(output))
     for path in inputs:
-        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
+        if target == Path(os.path.realpath(path)) or (output.exists() and path.exists() and output.samefile(path)):
             raise ValueError(f"-o {output} is the file that is read ({path}); give it another name")
+    if not target.parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {target.parent}")

@@ -39,6 +39,17 @@ def calibrated(found: Predictions, calibrator: Any, logits: Array, rows: Any = s
     return evaluate(found.labels[rows], logits=calibrator.predict_log_proba(logits[rows]))
 
 
+def lifted(calibrator: Any) -> list[str]:
+    """What a reader should know of -inf in the calibration rows: one sentence, or none."""
+    n = getattr(calibrator, "n_lifted_", 0)
+    if not n:
+        return []
+    were = "logits of -inf (probabilities of exactly 0) on the calibration rows were lifted to finite values"
+    if n == 1:
+        were = "logit of -inf (a probability of exactly 0) on the calibration rows was lifted to a finite value"
+    return [f"{n:,} {were}. An NLL that was infinite before is finite for that reason, not by the temperature."]
+
+
 def all_rows(found: Predictions, calibrator: Any) -> Story:
     """A calibrator that came from elsewhere, measured on every row."""
     with _kept_warnings() as notes:
@@ -104,7 +115,7 @@ def _story(
         temperature_interval=interval,
         n_fitted=n_fitted,
         held_out=held_out,
-        notes=tuple(notes),
+        notes=(*lifted(calibrator), *notes),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from softargmax.cli._outcome import note
 
 if TYPE_CHECKING:
     from softargmax.report import Story
@@ -16,16 +17,19 @@ def table(story: Story) -> None:
 
     from softargmax.report import terminal_table
 
-    console = Console()
-    with console.capture() as text:  # rich would answer a closed pipe by exit code 1, which means a failed check
-        console.print(terminal_table(story))
-    sys.stdout.write(text.get())
+    Console().print(terminal_table(story))
 
 
-def page(story: Story, file: Path) -> None:
-    """Write the HTML page and say where it is and how to open it."""
+def notes(story: Story) -> None:
+    """Print what the page says of how it was made."""
+    for sentence in story.notes:
+        note(sentence)
+
+
+def page(story: Story, file: Path) -> str:
+    """Write the HTML page -> the line that says where it is and how to open it."""
     from softargmax._files import write_whole
     from softargmax.report import page as html
 
     write_whole(file, html(story).encode())
-    print(f"wrote {file}; open it in a browser: {file.resolve().as_uri()}")
+    return f"wrote {file}; open it in a browser: {file.resolve().as_uri()}"

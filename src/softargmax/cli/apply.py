@@ -23,11 +23,12 @@ def apply(
     probs: AsProbs = False,
 ) -> None:
     """Write calibrated probabilities. Labels are not needed; where there are any, they go along."""
-    from softargmax.data import write_predictions
-    from softargmax.data.predictions import writable_kind
+    from softargmax.data import writable_kind, write_predictions
 
+    if preds.suffix.lower() == ".json":
+        raise ValueError(f"{preds} is no file of predictions; the order is CAL.json PREDS, as in apply {preds} {cal}")
     writable_kind(output)
-    _arguments.must_differ(output, [preds, cal])
+    _arguments.check_output(output, [preds, cal])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs, need_labels=False)
     calibrator = _arguments.calibrator(cal, found)
     write_predictions(output, calibrator.predict_proba(found.logits), found.labels, found.class_names)

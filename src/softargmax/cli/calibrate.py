@@ -25,9 +25,9 @@ def calibrate(
     Use rows that the model was not trained on.
     """
     from softargmax.calibration import TemperatureScaling
-    from softargmax.cli import _measure
+    from softargmax.cli import _measure, _outcome
 
-    _arguments.must_differ(output, [preds])
+    _arguments.check_output(output, [preds])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
     scores = found.logits
     calibrator = TemperatureScaling().fit(scores, found.labels)
@@ -35,7 +35,10 @@ def calibrate(
     said = in_words(calibrator.temperature_, calibrator.interval(), calibrator.at_bound_)
     calibrator.save(output)
     print(said)
-    print(f"NLL on these same {before.n:,} calibration rows: {before.nll:.4f} before, {after.nll:.4f} after")
+    nll = f"{_digits(before.nll, 4)} before, {_digits(after.nll, 4)} after"
+    print(f"NLL on these same {before.n:,} calibration rows: {nll}")
+    for sentence in _measure.lifted(calibrator):
+        _outcome.note(sentence)
     print(f"wrote {output}")
 
 
@@ -46,7 +49,7 @@ def in_words(temperature: float, interval: tuple[float, float], at_bound: bool =
     'T = 2.559 (2.50 to 2.62): the model was over-confident; divide the logits by T'
     """
     low, high = interval
-    if at_bound or math.isnan(low) or math.isnan(high):
+    if at_bound or math.isnan(low) or math.isnan(high) or (low, high) == (0, math.inf):
         return f"T = {_digits(temperature, 3)}: these rows do not determine it"
     if low > 1:
         told = "the model was over-confident; divide the logits by T"
@@ -58,4 +61,6 @@ def in_words(temperature: float, interval: tuple[float, float], at_bound: bool =
 
 
 def _digits(value: float, decimals: int) -> str:
+    if math.isinf(value):
+        return "infinite"
     return f"{value:.{decimals}f}" if 0.1 <= value < 10_000 else f"{value:.{decimals + 1}g}"

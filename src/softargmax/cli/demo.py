@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +21,21 @@ def demo(
     from softargmax.data import cifar10_resnet20
     from softargmax.report import headline
 
+    missing = list(takewhile(lambda path: not os.path.lexists(path), (folder, *folder.parents)))
+    there = [folder, *folder.parents][len(missing)]
+    if not there.is_dir():
+        raise ValueError(f"-o {folder}: {there} is a file; give a folder")
     story = _measure.halves(cifar10_resnet20())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        wrote = _show.page(story, folder / "report.html")
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
     print(headline(story), end="\n\n")
     _show.table(story)
     print()
-    folder.mkdir(parents=True, exist_ok=True)
-    _show.page(story, folder / "report.html")
+    _show.notes(story)
+    print(wrote)

@@ -23,11 +23,13 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+FRACTIONS = re.compile(r"(accuracy|top5|ece|mean_confidence)(_lower|_upper)?|ece_null")
+MOST_BINS = 10_000
 
 
 def evaluate(
     preds: Preds,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")] = False,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,6 +46,8 @@ def evaluate(
     probs: AsProbs = False,
 ) -> None:
     """Measure accuracy and calibration, with 95% intervals."""
+    if not 1 <= bins <= MOST_BINS:
+        raise ValueError(f"--bins {bins}: wanted a number of bins from 1 to {MOST_BINS:,}")
     conditions = [_condition(text) for text in fail_if or ()]
     from softargmax.cli import _measure, _show
     from softargmax.report import Story
@@ -74,11 +78,13 @@ def _condition(text: str) -> tuple[str, str, Callable[[dict[str, Any]], bool]]:
             f'--fail-if "{text}": wanted NAME OP NUMBER with OP one of {" ".join(COMPARE)}, as in "ece > 0.05"'
         )
     name, compare = parts[1], COMPARE[parts[2]]
+    if FRACTIONS.fullmatch(name) and not 0 <= limit <= 1:
+        raise ValueError(f'--fail-if "{text}": {name} is one of the fractions: write 0.05 for 5%')
 
     def holds(numbers: dict[str, Any]) -> bool:
         known = [key for key, value in numbers.items() if isinstance(value, int | float)]
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name.casefold(), known, n=1)
             hint = f"did you mean {near[0]}?" if near else ""
             raise ValueError(
                 f'--fail-if "{text}": there is no number `{name}`; there are {", ".join(known)}; {hint}'.rstrip("; ")

@@ -32,11 +32,12 @@ def report(
     from softargmax.cli import _measure, _show
     from softargmax.report import headline
 
-    _arguments.must_differ(output, [preds] if calibrator is None else [preds, calibrator])
+    _arguments.check_output(output, [preds] if calibrator is None else [preds, calibrator])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
     if calibrator is None:
         story = _measure.halves(found)
     else:
         story = _measure.all_rows(found, _arguments.calibrator(calibrator, found))
-    _show.page(story, output)
+    print(_show.page(story, output))
     print(headline(story))
+    _show.notes(story)

@@ -21,6 +21,8 @@ def existing_file(path: str | os.PathLike[str], extensions: tuple[str, ...]) -> 
     if file.is_dir():
         raise ValueError(f"{file} is a folder; give a file: {listed(extensions)}")
     if not file.exists():
+        if file.is_symlink():
+            raise ValueError(f"there is no file {file}: it is a link that leads to none")
         if not file.parent.is_dir():
             raise ValueError(f"there is no file {file}: there is no folder {file.parent}")
         raise ValueError(f"there is no file {file}{did_you_mean(file.name, [p.name for p in file.parent.iterdir()])}")
@@ -44,9 +46,10 @@ def read_npy(file: Path) -> Array:
 
 
 def npz_names(file: Path) -> tuple[str, ...]:
-    """The names of the arrays in a .npz file."""
+    """The names of the arrays in a .npz file; other members of the zip are none."""
     with file.open("rb") as stream:
-        return tuple(_open_npz(file, stream).files)
+        members = _open_npz(file, stream).zip.namelist()
+    return tuple(name.removesuffix(".npy") for name in members if name.endswith(".npy"))
 
 
 def read_npz(file: Path, name: str) -> Array:
@@ -54,12 +57,12 @@ def read_npz(file: Path, name: str) -> Array:
     with file.open("rb") as stream:
         archive = _open_npz(file, stream)
         try:
-            array = archive[name]
+            array = archive[f"{name}.npy"]
         except MemoryError:
             raise
         except Exception as error:  # foreign bytes: the zip, zlib and NumPy readers raise a dozen kinds
             raise ValueError(f"{file}: array `{name}` cannot be read: {_reason(error)}") from None
-    if not isinstance(array, np.ndarray):  # a member of the zip that is no .npy
+    if not isinstance(array, np.ndarray):  # a .npy in name only
         raise ValueError(f"{file}: `{name}` is not an array; write the file with numpy.savez")
     return array
 
@@ -112,8 +115,9 @@ def listed(names: Sequence[str]) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str | None:
-    """The one of `names` that `name` may be a misspelling of."""
-    return next(iter(get_close_matches(name, names, n=1, cutoff=0.6)), None)
+    """The one of `names` that `name` may be a misspelling of, if only in capitals; never itself."""
+    others = {other.casefold(): other for other in names if other != name}
+    return next((others[near] for near in get_close_matches(name.casefold(), others, n=1)), None)
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from softargmax.data._arrays import listed
+from softargmax.data._arrays import did_you_mean, listed
 from softargmax.typing import Array
 
+NO_CLASS = ("label", "labels", "id", "idx", "index", "row", "pred", "prediction", "predicted", "target")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE)
 
 
@@ -57,6 +58,11 @@ def class_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
                 "give the table a header, with class names that are no numbers, or 0, 1, 2 … in order"
             )
     return tuple(names)
+
+
+def no_class(names: Sequence[str]) -> str | None:
+    """The first of `names` that would silently make a class of another column, such as `id`."""
+    return next((name for name in names if name.casefold() in NO_CLASS), None)
 
 
 def columns(file: Path, content: bytes, names: list[str], wanted: dict[str, type]) -> dict[str, Array]:
@@ -130,7 +136,7 @@ def _first_bad_cell(file: Path, content: bytes, names: list[str], numbers: set[s
             if not _NUMBER.fullmatch(cell):
                 return ValueError(
                     f"{file}, line {index + 2}, column `{name}`: got {_shown(cell)}; wanted a number "
-                    "(every column but the labels is a class)"
+                    "(every column after the labels is a class)"
                 )
     return ValueError(f"{file}: it cannot be read as CSV: {error}")
 
@@ -145,11 +151,17 @@ def labels(text: Iterable[str], class_names: Sequence[str], where: Any) -> Array
     named = [cell in position for cell in cells]
     if not all(named):
         neither = [not (number or name) for number, name in zip(numeric, named, strict=True)]
-        index = neither.index(True) if any(neither) else named.index(False)
-        known = f"class names throughout ({listed(class_names)})" if class_names else "counted from 0"
-        raise ValueError(
-            f"{where(index)}: got {_shown(cells[index])}; wanted an integer, {'or ' * bool(class_names)}{known}"
-        )
+        if any(neither):
+            index = neither.index(True)
+            known = f"or class names throughout ({listed(class_names)})" if class_names else "counted from 0"
+            problem = f"wanted an integer, {known}{did_you_mean(cells[index], class_names)}"
+        else:
+            index, other = named.index(False), numeric.index(False)
+            problem = (
+                f"and {_shown(cells[other])} in another row: integers and class names are mixed; "
+                "write one or the other throughout"
+            )
+        raise ValueError(f"{where(index)}: got {_shown(cells[index])}{';' if any(neither) else ','} {problem}")
     return np.array([position[cell] for cell in cells], dtype=np.int64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ LABEL_FILES = (".npy", ".npz", ".csv", ".txt")
 class Predictions:
     """Scores of N examples over K classes, and what they are: nothing is guessed from the values.
 
-    scores : (N, K) floats as stored; logits and log-probabilities are finite or -inf, probabilities sum to 1.
+    scores : (N, K) floats as stored: logits finite or -inf, log-probabilities those of rows that sum to 1,
+    probabilities rows that sum to 1.
     kind : "logits", "log_probs" or "probs".
     labels : (N,) int64 in [0, K), or None.
     class_names : K names, or None.
@@ -48,12 +50,15 @@ class Predictions:
 
     @property
     def logits(self) -> Array:
-        """(N, K) logits. Log-probabilities are logits; probabilities become their logarithm, an exact 0 gives -inf."""
-        if self.kind != "probs":
-            return self.scores
-        from softargmax.ops import logits_from_probs
+        """(N, K) logits, float16 as float32: what is computed from them is not rounded to float16 again.
 
-        return np.asarray(logits_from_probs(self.scores))
+        Log-probabilities are logits; probabilities become their logarithm, an exact 0 gives -inf.
+        """
+        wide = self.scores.astype(np.promote_types(self.scores.dtype, np.float32), copy=False)
+        if self.kind != "probs":
+            return wide
+        with np.errstate(divide="ignore"):
+            return np.log(wide)
 
 
 def read_predictions(
@@ -66,16 +71,20 @@ def read_predictions(
     """Read scores (N, K), N >= 1 and K >= 2, with their labels and class names.
 
     `.npz`: arrays `logits`, `log_probs` or `probs`, then `labels` (N,) and `class_names` (K,) if there.
-    `.csv`: a header; `label` (an integer from 0, or a class name), then one column of numbers a class, in class order.
+    `.csv`: a header; the labels come first, in a column `label` (integers from 0, or class names); every column after
+    it is a class, in class order. Columns before it are refused, and so are classes named label, labels, id, idx,
+    index, row, pred, prediction, predicted or target, in capitals or not.
     `.npy`: the scores alone.
 
     `kind` says what the scores are: needed for .npy and .csv; for .npz it chooses where several are there.
-    `labels` names another array of the .npz or column of the .csv, or a file: .npy, .npz with `labels`, .csv with a
-    column `label`, or .txt with one integer a line. Without labels anywhere: None, an error if `need_labels`.
+    `labels` names another array of the .npz or column of the .csv (a column `label` is then left out, wherever it
+    stands), or a file: .npy, .npz with `labels`, .csv with a column `label`, or .txt with one integer a line. Without
+    labels anywhere: None, an error if `need_labels`.
 
     Raises ValueError or TypeError, naming file, row (counted from 0) or line (counted from 1) and column: the file is
     missing, empty, damaged or of another kind; arrays are missing, of other shapes or no real numbers; logits hold NaN
-    or +inf; probabilities do not sum to 1; labels are no integers in [0, K). Pickles are refused, never read.
+    or +inf; probabilities, or those of log-probabilities, do not sum to 1; labels are no integers in [0, K). Pickles
+    are refused, never read.
 
     >>> import os, tempfile, numpy as np
     >>> path = os.path.join(tempfile.mkdtemp(), "validation.npz")
@@ -111,7 +120,7 @@ def write_predictions(
     the same values bit for bit.
 
     Raises ValueError or TypeError for another extension, arrays that do not fit together, class names a CSV header
-    cannot hold (twice the same, `label`, a number), or a file that cannot be written.
+    cannot hold (twice the same, `label` or `id`, a number), or a file that cannot be written.
     """
     file = writable_kind(path)
     array = _checks.real_array("probs", probs)
@@ -133,12 +142,13 @@ def write_predictions(
             arrays["class_names"] = np.array(names)
         np.savez(content, allow_pickle=False, **arrays)
     else:
-        head = list(_tables.class_columns(file, names or tuple(map(str, range(array.shape[1])))))
-        if len({"label", *head}) <= len(head):
+        head = list(names or map(str, range(array.shape[1])))
+        if len(set(head)) < len(head) or _tables.no_class(head):
             raise ValueError(
-                f"cannot write {file}: CSV columns need names of their own, other than `label`; "
+                f"cannot write {file}: CSV columns need names of their own, none of {listed(_tables.NO_CLASS)}; "
                 "rename the class, or write .npz"
             )
+        _tables.class_columns(file, head)
         _tables.write(content, head if integers is None else ["label", *head], array, integers)
     with whole_file(file) as stream:
         stream.write(content.getbuffer())
@@ -171,7 +181,7 @@ def cifar10_resnet20() -> Predictions:
 
 @dataclass(frozen=True)
 class _LabelCells:
-    """Labels as they stood in a file, and how to name one of them."""
+    """Labels as they stood in a file, and how to name the place of one in it."""
 
     values: Array
     file: Path
@@ -214,7 +224,7 @@ def _from_npz(file: Path, kind: Kind | None, labels: str | None, need_labels: bo
     name = labels if labels is not None and labels in names else "labels"
     cells = None
     if name in names and (labels is None or labels == name):
-        cells = _LabelCells(read_npz(file, name), file, lambda i: f"{file}, array `{name}`, row {i}")
+        cells = _LabelCells(read_npz(file, name), file, lambda i: f"array `{name}`, row {i}")
     elif labels is not None:
         cells = _labels_from_file(file, labels, names, "array", None)
     elif need_labels:
@@ -265,17 +275,29 @@ def _from_csv(file: Path, kind: Kind | None, labels: str | None, need_labels: bo
             f"{file}, line 1: there is no column `label`; the columns are {listed(names)}; "
             f"add it, or say where the labels are with --labels NAME or FILE{did_you_mean('label', names)}"
         )
+    before = names[: names.index(label_name)] if label_name in names else []
+    if early := [name for name in before if name != "label"]:
+        raise ValueError(
+            f"{file}, line 1: column `{early[0]}` stands before `{label_name}`; "
+            "wanted the labels first, then one column a class; move or delete it"
+        )
+    if other := _tables.no_class(heads):
+        raise ValueError(
+            f"{file}, line 1: column `{other}` is no class name, and every column after the labels is a class; "
+            "delete the column, or rename it if it holds the scores of a class"
+        )
     wanted: dict[str, type] = {name: float for name in class_names}
     if has_labels:
         wanted[label_name] = str
     found = _tables.columns(file, content, names, wanted)
 
     def where(i: int) -> str:
-        return f"{file}, line {i + 2}, column `{label_name}`"
+        return f"line {i + 2}, column `{label_name}`"
 
     cells = None
     if has_labels:
-        cells = _LabelCells(_tables.labels(found[label_name], class_names, where), file, where)
+        values = _tables.labels(found[label_name], class_names, lambda i: f"{file}, {where(i)}")
+        cells = _LabelCells(values, file, where)
     elif labels is not None:
         cells = _labels_from_file(file, labels, tuple(names), "column", class_names)
     scores = np.empty((len(next(iter(found.values()))), len(class_names)))
@@ -306,12 +328,12 @@ def _labels_from_file(
     file = existing_file(labels, LABEL_FILES)
     suffix = file.suffix.lower()
     if suffix == ".npy":
-        return _LabelCells(read_npy(file), file, lambda i: f"{file}, row {i}")
+        return _LabelCells(read_npy(file), file, lambda i: f"row {i}")
     if suffix == ".npz":
         inside = npz_names(file)
         if "labels" not in inside:
             raise ValueError(f"{file}: there is no array `labels`; it has {listed(inside)}{_rename('labels', inside)}")
-        return _LabelCells(read_npz(file, "labels"), file, lambda i: f"{file}, array `labels`, row {i}")
+        return _LabelCells(read_npz(file, "labels"), file, lambda i: f"array `labels`, row {i}")
     content = _text(file)
     if suffix == ".txt":
         try:
@@ -320,9 +342,9 @@ def _labels_from_file(
             raise ValueError(f"{file}: it is not UTF-8 text; wanted one integer a line") from None
 
         def line(i: int) -> str:
-            return f"{file}, line {i + 1}"
+            return f"line {i + 1}"
 
-        return _LabelCells(_tables.labels(lines, (), line), file, line)
+        return _LabelCells(_tables.labels(lines, (), lambda i: f"{file}, {line(i)}"), file, line)
     columns = _tables.header(file, content)
     if "label" not in columns:
         raise ValueError(
@@ -330,10 +352,10 @@ def _labels_from_file(
         )
 
     def cell(i: int) -> str:
-        return f"{file}, line {i + 2}, column `label`"
+        return f"line {i + 2}, column `label`"
 
     text = _tables.columns(file, content, columns, {"label": str})["label"]
-    return _LabelCells(_tables.labels(text, class_names or (), cell), file, cell)
+    return _LabelCells(_tables.labels(text, class_names or (), lambda i: f"{file}, {cell(i)}"), file, cell)
 
 
 def _text(file: Path) -> bytes:
@@ -392,44 +414,48 @@ def _scores(found: _Found) -> Array:
             )
         (i,) = _checks.first_true(top == -np.inf)
         raise ValueError(f"{file}, {found.row(i)}: it holds only -inf; one class at least must be possible")
+    if found.kind == "log_probs":
+        _check_log_probs(found, scores)
     return scores
 
 
+def _check_log_probs(found: _Found, scores: Array) -> None:
+    """Raise ValueError unless the exponentials of each row sum to 1; then no entry is above 0 either, so far."""
+    from softargmax.ops import logsumexp
+
+    tolerance = max(1e-3, 8 * float(np.finfo(scores.dtype).eps) * (1 + math.log(scores.shape[1])))
+    wrong = ~(np.abs(logsumexp(scores)) <= tolerance)
+    if not wrong.any():
+        return
+    (i,) = _checks.first_true(wrong)
+    row = scores[i].astype(np.float64)
+    j = int(row.argmax())
+    what = f"{found.file}, {found.row(i)}: log_probs must be logarithms of probabilities that sum to 1; "
+    what += f"got {row[j]:.6g} (column {j})" if row[j] > tolerance else f"they sum to {np.exp(row).sum():.6g}"
+    if abs(np.sum(10.0 ** np.minimum(row, 1)) - 1) <= tolerance:
+        raise ValueError(f"{what}; these look like base-10 logarithms: multiply them by ln 10, numpy.log(10)")
+    raise ValueError(f"{what}; these look like logits: name the array `logits`, or pass --logits")
+
+
 def _labels(cells: _LabelCells, scores: Array, file: Path) -> IntArray:
-    labels = _checks.real_array(f"{cells.file}: labels", cells.values)
     n, k = scores.shape
-    if labels.dtype.kind not in "iu":
-        hint = "pass labels.astype(int) to numpy.savez" if labels.dtype.kind == "b" or labels.ndim == 1 else "one a row"
-        raise TypeError(f"{cells.file}: labels must be integers from 0 to {k - 1}; got dtype {labels.dtype}; {hint}")
-    if labels.ndim != 1:
-        hint = (
-            "for one-hot rows write labels.argmax(axis=1)" if labels.shape == scores.shape else "write labels.ravel()"
-        )
-        raise ValueError(f"{cells.file}: labels must have shape ({n},), one a row; got {labels.shape}; {hint}")
-    if len(labels) != n:
+    if cells.values.ndim == 1 and len(cells.values) != n:
         raise ValueError(
-            f"{cells.file} has {len(labels)} labels, {file} has {n} rows of scores; wanted one label a row"
+            f"{cells.file} has {len(cells.values)} labels, {file} has {n} rows of scores; wanted one label a row"
         )
-    wrong = (labels < 0) | (labels >= k)
-    if wrong.any():
-        (i,) = _checks.first_true(wrong)
-        hint = ""
-        if labels.min() >= 1 and labels.max() == k:
-            hint = "; they seem to start at 1: subtract 1"
-        elif labels[i] < 0:
-            hint = "; drop the rows that have no label"
-        raise ValueError(
-            f"{cells.where(i)}: got the label {labels[i]}; wanted an integer from 0 to {k - 1}, "
-            f"as there are {k} classes{hint}"
-        )
-    return labels.astype(np.int64)
+    name = f"{cells.file}: labels"
+    return _checks.integer_labels(
+        cells.values, (n,), k, name=name, row_name=lambda index: f"in {cells.where(index[0])}"
+    )
 
 
 def _class_names(names: Array | tuple[str, ...] | None, scores: Array, file: Path) -> tuple[str, ...] | None:
     if names is None or isinstance(names, tuple):
         return names
     if names.dtype.kind != "U":
-        raise TypeError(f"{file}: array `class_names` must be text (unicode strings); got dtype {names.dtype}")
+        raise _checks.WrongKindError(
+            f"{file}: array `class_names` must be text (unicode strings); got dtype {names.dtype}"
+        )
     if names.shape != (scores.shape[1],):
         raise ValueError(
             f"{file}: array `class_names` must have shape ({scores.shape[1]},), one name a class; got {names.shape}"

@@ -69,7 +69,7 @@ class _KernelCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError):  # no such file, or one that cannot be read: compile
+        except Exception:  # no such file, or foreign bytes, at which the reader raises a dozen kinds: compile
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -10,6 +10,7 @@ float64 lanes if `one` is a float64. Lanes beyond the end of a row are read as `
 
 from __future__ import annotations
 
+import platform
 import re
 
 import numpy as np
@@ -62,9 +63,9 @@ def _call(builder, name, result, arguments):
 
 def _has_fma(context) -> bool:
     # Without the instruction llvm.fma is a library call per lane, measured at 10 to 27 times slower than mul and add.
-    codegen = context.codegen()
-    triple = codegen._data_layout and codegen._llvm_module.triple
-    return bool(re.match(r"(aarch64|arm64)", triple)) or re.search(r"\+fma(,|$)", codegen._tm_features) is not None
+    if platform.machine() in ("aarch64", "arm64"):
+        return True
+    return re.search(r"\+fma(,|$)", context.codegen()._tm_features) is not None
 
 
 def _fma(context, builder, element, a, b, c):

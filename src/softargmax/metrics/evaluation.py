@@ -345,7 +345,7 @@ def evaluate(
         block_weights = None if row_weights is None else row_weights[index]
         result = result.merge(_of_block(block.astype(np.float64), flat_labels[index], block_weights, n_bins, name))
     if likely and block is not None:
-        _checks.warn_if_probabilities(block, stacklevel=2)
+        _checks.warn_if_probabilities(block)
     return result
 
 

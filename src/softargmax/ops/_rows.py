@@ -19,6 +19,7 @@ _BLOCK_ELEMENTS = 1 << 16
 class Rows:
     """Rows (n, K) of float32 or float64 from logits of any shape, and what is needed to go back."""
 
+    source: Array
     values: Array
     mask: BoolArray | None
     dtype: np.dtype[Any]
@@ -41,7 +42,7 @@ class Rows:
         computed = np.dtype(np.float32) if dtype == np.float16 else dtype
         values = np.require(values, computed, ["C_CONTIGUOUS", "ALIGNED"])
         values = values.reshape(_row_count(values.shape), n_classes)
-        return cls(values, row_mask, dtype, array.shape, axis)
+        return cls(array, values, row_mask, dtype, array.shape, axis)
 
     @property
     def reduced_shape(self) -> tuple[int, ...]:
@@ -75,7 +76,7 @@ class Rows:
     def restore(self, values: Array) -> Array:
         """Results (n, K) in the shape and dtype of the logits (rounded once)."""
         moved = (*self.reduced_shape, self.n_classes)
-        with np.errstate(over="ignore"):  # a float16 result may overflow to inf: that is its rounding
+        with np.errstate(over="ignore", under="ignore"):  # the rounding of a float16 result
             return np.moveaxis(values.reshape(moved), -1, self.axis).astype(self.dtype, copy=False)
 
 
@@ -96,7 +97,7 @@ def _axis_of(array: Array, axis: Any) -> int:
 
 def row_temperatures(temperature: Any, rows: Rows) -> Float64Array:
     """T as float64 of shape (1,) or (n,): a number, or an array that broadcasts with size 1 along the class axis."""
-    array = real_array("temperature", temperature).astype(np.float64)
+    array = real_array("temperature", temperature).astype(np.float64) + 0.0  # -0.0 is 0
     wrong = ~(array >= 0)  # also NaN
     if wrong.any():
         index = first_true(wrong) if array.ndim else ()
@@ -115,7 +116,7 @@ def row_temperatures(temperature: Any, rows: Rows) -> Float64Array:
     return full.reshape(-1)
 
 
-def checked_out(out: Any, rows: Rows, logits: Logits) -> Array:
+def checked_out(out: Any, rows: Rows) -> Array:
     """`out` if results can be written there: the logits themselves, or memory apart from them."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array; got {type(out).__name__}")
@@ -123,7 +124,7 @@ def checked_out(out: Any, rows: Rows, logits: Logits) -> Array:
         raise ValueError(f"out must be {rows.dtype} of shape {rows.shape}; got {out.dtype} of shape {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only; pass a writable array")
-    if isinstance(logits, np.ndarray) and _overlaps_partly(out, logits):
+    if _overlaps_partly(out, rows.source):
         raise ValueError("out overlaps the logits in part; pass the logits themselves or memory apart from them")
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,6 +98,8 @@ class _Problem:
     weights: Float64Array  # (n,), 0 where the row counts nowhere
     class_weights: Float64Array  # (K,)
     smoothing: float
+    row_scale: float  # what `weights` and `class_weights` were divided by; a mean does not need it
+    class_scale: float
 
 
 def _problem(
@@ -113,6 +116,8 @@ def _problem(
     n, n_classes = rows.values.shape
     if n_classes == 0 and n > 0:
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float, np.floating)):
+        raise TypeError(f"label_smoothing must be one number; got {label_smoothing!r}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
@@ -129,11 +134,21 @@ def _problem(
         if given.shape != rows.reduced_shape:
             raise ValueError(_shape_error(given.shape, rows))
         checked = integer_labels(given, rows.reduced_shape, n_classes, ignore_index=ignore_index).reshape(n)
-        kept = np.ones(n, bool) if ignore_index is None else checked != ignore_index
+        # compared as they came: 2**64 - 1 of uint64 is -1 in int64
+        kept = np.ones(n, bool) if ignore_index is None else (given != ignore_index).reshape(n)
         row_weight = np.where(kept, row_weight, 0.0)
         labels = np.where(kept, checked, 0)
     per_class = np.ones(n_classes) if class_weights is None else per_class_weights(class_weights, n_classes)
-    return _Problem(rows, labels, targets, row_weight, per_class, float(label_smoothing))
+    row_weight, row_scale = _near_one(row_weight)
+    per_class, class_scale = _near_one(per_class)
+    return _Problem(rows, labels, targets, row_weight, per_class, float(label_smoothing), row_scale, class_scale)
+
+
+def _near_one(weights: Float64Array) -> tuple[Float64Array, float]:
+    """Weights over a power of two near the largest, and that power: their products and sums stay in range."""
+    largest = float(weights.max(initial=0.0))
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
+    return weights / scale, scale
 
 
 def _checked_targets(given: Array, rows: Rows, counted: BoolArray, ignore_index: int | None) -> Float64Array:
@@ -169,31 +184,27 @@ def _reduce(problem: _Problem, reduction: str, empty: str, *, with_grad: bool) -
     if empty not in ("zero", "nan", "raise"):
         raise ValueError(f'empty must be "zero", "nan" or "raise"; got {empty!r}')
     rows = problem.rows
+    denominator, scale = 1.0, problem.row_scale * problem.class_scale
+    if reduction == "mean":
+        denominator, scale = sum(float(np.sum(_coefficients(problem, block))) for block in rows.blocks()), 1.0
+        if denominator == 0 and empty == "raise":
+            raise ValueError(
+                f"no row counts: all {len(rows)} are ignored, masked or of weight 0, so the mean is over nothing"
+            )
     losses = np.zeros(len(rows))
-    coefficients = np.zeros(len(rows))
-    gradient = np.zeros(rows.values.shape if with_grad else (0, 0))
+    gradient = np.zeros(rows.values.shape if with_grad else (0, 0), rows.dtype)
     with np.errstate(all="ignore"):
         for block in rows.blocks():
             a = _coefficients(problem, block)
-            losses[block], coefficients[block], grad = _cross_entropy(
-                rows.values[block], a, None if rows.mask is None else rows.mask[block], with_grad=with_grad, xp=np
-            )
-            if grad is not None:
-                gradient[block] = grad
-        if reduction == "none":
-            loss: Any = losses.reshape(rows.reduced_shape)
-        else:
-            loss = np.sum(losses)
+            mask = None if rows.mask is None else rows.mask[block]
+            losses[block], grad = _cross_entropy(rows.values[block], a, mask, with_grad=with_grad, xp=np)
+            if grad is not None:  # scaled in float64, rounded once
+                gradient[block] = grad / (denominator or 1.0) * scale
+        loss: Any = losses.reshape(rows.reduced_shape) if reduction == "none" else np.sum(losses)
         if reduction == "mean":
-            denominator = float(np.sum(coefficients))
-            if denominator == 0 and empty == "raise":
-                raise ValueError(
-                    f"no row counts: all {len(rows)} are ignored, masked or of weight 0, so the mean is over nothing"
-                )
             loss = loss / denominator if denominator else np.float64(0.0 if empty == "zero" else np.nan)
-            gradient = gradient / (denominator or 1.0)
-        loss = loss.astype(rows.reduced_dtype)
-    return loss, rows.restore(gradient.astype(rows.values.dtype)) if with_grad else gradient
+        loss = (loss * scale).astype(rows.reduced_dtype)[()]
+    return loss, rows.restore(gradient) if with_grad else gradient
 
 
 def _coefficients(problem: _Problem, block: slice) -> Float64Array:
@@ -213,16 +224,15 @@ def _coefficients(problem: _Problem, block: slice) -> Float64Array:
 
 def _cross_entropy(
     z: Array, a: Array, mask: BoolArray | None, *, with_grad: bool, xp: Any
-) -> tuple[Array, Array, Array | None]:
-    """Rows of logits and coefficients -> losses, sums of coefficients, gradients (A - a) p - a (1 - p) = A p - a."""
+) -> tuple[Array, Array | None]:
+    """Rows of logits and coefficients a -> losses, and gradients (A - a) p - a (1 - p) = A p - a, A the sum of a."""
     log_p, p, complement = _log_softmax(z, xp.ones((1, 1), dtype=z.dtype), mask, xp=xp)
     loss = xp.sum(xp.where(a == 0, xp.zeros_like(a), a * -log_p), axis=-1)
-    total = xp.sum(a, axis=-1)
     if not with_grad:
-        return loss, total, None
-    column = total[:, None]
+        return loss, None
+    column = xp.sum(a, axis=-1, keepdims=True)
     gradient = (column - a) * p - a * complement
     nan = xp.any(xp.isnan(z), axis=-1, keepdims=True)
     infinite = xp.any(z == xp.inf, axis=-1, keepdims=True) & ~nan
     zero = (z == -xp.inf) | infinite | (column == 0)  # masked entries are -inf by now
-    return loss, total, xp.where(zero, xp.zeros_like(gradient), gradient)
+    return loss, xp.where(zero, xp.zeros_like(gradient), gradient)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,10 @@ import numpy as np
 from softargmax._checks import real_array
 from softargmax.backends import numpy as backend
 from softargmax.ops._rows import Rows, checked_out, row_temperatures
-from softargmax.typing import Array, BoolArray, Float64Array, Logits, Mask
+from softargmax.typing import Array, BoolArray, Float64Array, IntArray, Logits, Mask
 
 # Between these 1/T is a normal number of either dtype, and a difference that overflows still is far below any exp.
-_KERNEL_TEMPERATURES = (1e-36, 1e36)
+_ORDINARY_TEMPERATURES = (1e-36, 1e36)
 
 
 def softmax(
@@ -44,7 +46,7 @@ def softmax(
     """
     rows = Rows.of(logits, axis, mask)
     temperatures = row_temperatures(temperature, rows)
-    target = None if out is None else checked_out(out, rows, logits)
+    target = None if out is None else checked_out(out, rows)
     if target is not None and target.flags.c_contiguous and _in_place_layout(rows, target):
         _softmax_rows(rows, temperatures, target.reshape(rows.values.shape))
         return target
@@ -74,17 +76,12 @@ def log_softmax(
     """
     rows = Rows.of(logits, axis, mask)
     temperatures = row_temperatures(temperature, rows)
-    target = None if out is None else checked_out(out, rows, logits)
-    values = np.empty_like(rows.values)
-    with np.errstate(all="ignore"):
-        for block in rows.blocks():
-            values[block] = _log_softmax(
-                _wide(rows.values[block], temperatures),
-                _column(temperatures, block, rows.values.dtype),
-                None if rows.mask is None else rows.mask[block],
-                xp=np,
-            )[0]
-    result = rows.restore(values)
+    target = None if out is None else checked_out(out, rows)
+
+    def definition(*row: Any) -> Array:
+        return _log_softmax(*row, xp=np)[0]
+
+    result = rows.restore(_defined(definition, rows, temperatures, np.empty_like(rows.values)))
     if target is None:
         return np.ascontiguousarray(result)
     target[...] = result
@@ -121,7 +118,8 @@ def logits_from_probs(probs: Any, /, *, floor: float | None = None) -> Array:
     """Turn probabilities into logits that have them as their softmax: their log.
 
     (..., K) -> (..., K), same dtype (integers and bool give float64). For whoever has no logits: everything here that
-    takes logits takes these. Exact zeros become -inf, or log(floor) with `floor` (a probability, 0 < floor < 1).
+    takes logits takes these. Exact zeros become -inf; with `floor` (a probability, 0 < floor < 1) all below
+    it become log(floor).
 
     Raises ValueError naming the first row that is not a distribution: entries in [0, 1], sum 1, both within
     max(1e-3, 2 eps) + K (smallest subnormal).
@@ -152,39 +150,49 @@ def _in_place_layout(rows: Rows, target: Array) -> bool:
 
 
 def _softmax_rows(rows: Rows, temperatures: Float64Array, out: Array) -> Array:
-    if rows.n_classes == 0:
-        return out
     run = backend.kernel("softmax")
-    if run is not None and not _is_extreme(temperatures):
-        run(rows.values, temperatures, out)
-        if rows.mask is not None:
-            out[~rows.mask.any(axis=-1)] = 0
-        return out
-    with np.errstate(all="ignore"):
-        for block in rows.blocks():
-            out[block] = _softmax(
-                _wide(rows.values[block], temperatures),
-                _column(temperatures, block, rows.values.dtype),
-                None if rows.mask is None else rows.mask[block],
-                xp=np,
-            )
+    if run is None or rows.n_classes == 0:
+        return _defined(partial(_softmax, xp=np), rows, temperatures, out)
+    beyond = _beyond(temperatures, len(rows))
+    kept = rows.values[beyond].copy()  # `out` may be the same memory
+    run(rows.values, temperatures, out)
+    if rows.mask is not None:
+        out[~rows.mask.any(axis=-1)] = 0
+    if len(beyond):
+        out[beyond] = _in_float64(partial(_softmax, xp=np), kept, beyond, temperatures, rows)
     return out
 
 
-def _is_extreme(temperatures: Float64Array) -> bool:
-    low, high = _KERNEL_TEMPERATURES
-    extreme = ((temperatures < low) & (temperatures > 0)) | ((temperatures > high) & (temperatures < np.inf))
-    return bool(extreme.any())
+def _defined(definition: Callable[..., Array], rows: Rows, temperatures: Float64Array, out: Array) -> Array:
+    """Run a definition over blocks of rows; every row is computed alike, whatever the others' temperatures."""
+    if rows.n_classes == 0:
+        return out
+    beyond = _beyond(temperatures, len(rows))
+    kept = rows.values[beyond].copy()
+    with np.errstate(all="ignore"):
+        for block in rows.blocks():
+            column = temperatures[:, None] if len(temperatures) == 1 else temperatures[block, None]
+            mask = None if rows.mask is None else rows.mask[block]
+            out[block] = definition(rows.values[block], column.astype(rows.values.dtype), mask)
+    if len(beyond):
+        out[beyond] = _in_float64(definition, kept, beyond, temperatures, rows)
+    return out
 
 
-def _wide(values: Array, temperatures: Float64Array) -> Array:
-    # a T that float32 cannot hold well: the rows are computed in float64
-    return values.astype(np.float64) if _is_extreme(temperatures) else values
+def _beyond(temperatures: Float64Array, n: int) -> IntArray:
+    """The rows whose T float32 and the kernels do not hold well: neither 0 nor inf nor within a wide range."""
+    low, high = _ORDINARY_TEMPERATURES
+    wide = ((temperatures < low) & (temperatures > 0)) | ((temperatures > high) & (temperatures < np.inf))
+    return np.flatnonzero(np.broadcast_to(wide, n) if wide.any() else wide[:0])
 
 
-def _column(temperatures: Float64Array, block: slice, dtype: np.dtype[Any]) -> Array:
-    chosen = temperatures if len(temperatures) == 1 else temperatures[block]
-    return (chosen if _is_extreme(temperatures) else chosen.astype(dtype))[:, None]
+@np.errstate(all="ignore")
+def _in_float64(
+    definition: Callable[..., Array], values: Array, index: IntArray, temperatures: Float64Array, rows: Rows
+) -> Array:
+    column = np.broadcast_to(temperatures, len(rows))[index, None]
+    result = definition(values.astype(np.float64), column, None if rows.mask is None else rows.mask[index])
+    return result.astype(rows.values.dtype)
 
 
 # ---- the definitions, for rows (n, K); the kernels may replace them, never redefine them ----

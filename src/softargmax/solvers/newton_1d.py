@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _TOLERANCE = 1e-8  # of x; the step of this size is still taken, so the error left is of the order of its square
-_LONGEST_STEP = 2.0
+_FIRST_LIMIT = 2.0  # of a step; it doubles while steps reach it, so that a far minimum costs few of them
 _MAX_ITER = 100
 
 
@@ -30,12 +30,14 @@ def minimize_newton_1d(
 
     `objective(x)` returns (value, slope, curvature), finite. Every evaluation narrows the bracket by the sign of the
     slope; where Newton's step leaves it, or the curvature is not positive, the bracket is halved or a step of fixed
-    length is taken, so the method cannot run away. `at_bound` means that the function still falls at that end.
+    length is taken, so the method cannot run away. The last step, of 1e-8 or less, is taken without another evaluation:
+    value and slope are then those of the parabola there. `at_bound` means that the function still falls at that end.
 
     >>> minimize_newton_1d(lambda x: ((x - 3) ** 2, 2 * (x - 3), 2.0), start=0.0, low=-10.0, high=10.0).x
     3.0
     """
     left, right = low, high
+    limit = _FIRST_LIMIT
     x = min(max(start, low), high)
     value = slope = curvature = float("nan")
     for n_iter in range(1, _MAX_ITER + 1):
@@ -47,8 +49,9 @@ def minimize_newton_1d(
         else:
             left = x
         newton = curvature > 0
-        step = -slope / curvature if newton else _LONGEST_STEP * (-1.0 if slope > 0 else 1.0)
-        step = min(max(step, -_LONGEST_STEP), _LONGEST_STEP)
+        step = -slope / curvature if newton else limit * (-1.0 if slope > 0 else 1.0)
+        step = min(max(step, -limit), limit)
+        limit = 2 * limit if abs(step) == limit else _FIRST_LIMIT
         if newton and abs(step) <= _TOLERANCE:
             gain = step * (slope + 0.5 * curvature * step)
             return Minimum(x + step, value + gain, slope + curvature * step, curvature, n_iter, True, False)
