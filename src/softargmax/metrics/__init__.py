@@ -1,7 +1,8 @@
 """(probabilities, labels) -> mergeable sums -> numbers with intervals."""
 
-from softargmax.metrics.evaluation import Evaluation, PerClass, Reliability, evaluate
+from softargmax.metrics.evaluation import Evaluation, PerClass, Reliability
 from softargmax.metrics.intervals import ece_interval, ece_null, mean_interval, wilson
+from softargmax.metrics.measure import evaluate
 
 __all__ = [
     "Evaluation",
