@@ -60,7 +60,7 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path):
         (pipe, "it is no regular file"),
         (loop, "cannot write .*loop: "),
         (tmp_path / "none" / "a.bin", "there is no folder .*none"),
-        ("/proc/softargmax.json", "cannot write /proc/softargmax.json: "),
+        ("/proc/softargmax.json", "cannot write /proc/softargmax.json: its folder takes no files"),
     ):
         with pytest.raises(ValueError, match=sentence):
             write_whole(path, b"x")

@@ -42,7 +42,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         if error.errno == errno.ENOENT:
-            reason = f"there is no folder {target.parent}"
+            there = target.parent.is_dir()
+            reason = "its folder takes no files" if there else f"there is no folder {target.parent}"
         raise ValueError(f"cannot write {path}: {reason}; nothing was changed there") from error
 
 
