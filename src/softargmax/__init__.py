@@ -2,6 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from softargmax._checks import (
+    AbsentClassesWarning,
+    CalibrationDegenerateWarning,
+    LiftedLogitsWarning,
+    LikelyProbabilitiesWarning,
+)
 from softargmax.ops import (
     cross_entropy,
     cross_entropy_and_grad,
@@ -18,6 +24,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbsentClassesWarning",
+    "CalibrationDegenerateWarning",
+    "LiftedLogitsWarning",
+    "LikelyProbabilitiesWarning",
     "TemperatureScaling",
     "cross_entropy",
     "cross_entropy_and_grad",

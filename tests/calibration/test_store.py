@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import softargmax as sa
-from softargmax._checks import CalibrationDegenerateWarning
+from softargmax import CalibrationDegenerateWarning
 
 
 def fitted(**options):

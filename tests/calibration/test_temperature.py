@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from scipy.stats import chi2
 
 import softargmax as sa
-from softargmax._checks import AbsentClassesWarning, CalibrationDegenerateWarning
+from softargmax import AbsentClassesWarning, CalibrationDegenerateWarning
 from softargmax.data import cifar10_resnet20
 
 

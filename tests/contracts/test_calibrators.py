@@ -14,8 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import softargmax as sa
-from softargmax import calibration
-from softargmax._checks import AbsentClassesWarning, LiftedLogitsWarning, LikelyProbabilitiesWarning
+from softargmax import AbsentClassesWarning, LiftedLogitsWarning, LikelyProbabilitiesWarning, calibration
 
 CALIBRATORS = [c for c in (getattr(calibration, name) for name in calibration.__all__) if isinstance(c, type)]
 FLOATS = [np.float16, np.float32, np.float64]

@@ -19,7 +19,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from softargmax._checks import LikelyProbabilitiesWarning
+from softargmax import LikelyProbabilitiesWarning
 from softargmax.metrics import Evaluation, evaluate
 
 EXACT = {"rel": 1e-12, "abs": 1e-14}

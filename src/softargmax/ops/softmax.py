@@ -114,7 +114,7 @@ def logsumexp(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None, ke
     return values.reshape(rows.kept_shape if keepdims else rows.reduced_shape)[()]
 
 
-def logits_from_probs(probs: Any, /, *, floor: float | None = None) -> Array:
+def logits_from_probs(probs: Any, *, floor: float | None = None) -> Array:
     """Turn probabilities into logits that have them as their softmax: their log.
 
     (..., K) -> (..., K), same dtype (integers and bool give float64). For whoever has no logits: everything here that
