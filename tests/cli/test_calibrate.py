@@ -74,7 +74,7 @@ def test_it_does_not_write_over_what_it_reads(run, tmp_path, preds):
 
 def test_the_file_is_json(run, preds, tmp_path):
     run("calibrate", preds, "-o", "cal.json")
-    json.loads((tmp_path / "cal.json").read_text())
+    assert json.loads((tmp_path / "cal.json").read_text())["method"] == "TemperatureScaling"
 
 
 @pytest.mark.parametrize(

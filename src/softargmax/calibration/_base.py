@@ -165,14 +165,16 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         logits = self._logits(X, reset=False)
         usable_logits("logits", logits)
         warn_if_probabilities(logits)
-        parts = []
+        if not self._drop_is_seen and not self.keep_zero and np.isneginf(logits).any():
+            self._warn_of_a_drop_not_seen()
+        out = np.empty(0)
         with np.errstate(over="ignore", under="ignore"):  # of the last rounding, to float16 or float32
             for block in row_blocks(logits):
-                lifted = self._lifted(logits[block].astype(np.float64))
-                parts.append(function(lifted).astype(dtype or logits.dtype))
-            if not self._drop_is_seen and not self.keep_zero and np.isneginf(logits).any():
-                self._warn_of_a_drop_not_seen()
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+                part = function(self._lifted(logits[block].astype(np.float64)))
+                if block.start == 0:  # the first block shows the shape; all are written into one array
+                    out = np.empty((len(logits), *part.shape[1:]), dtype or logits.dtype)
+                out[block] = part
+        return out
 
     def _logits(self, X: Any, *, reset: bool) -> Array:
         if not hasattr(X, "columns"):  # a DataFrame goes to scikit-learn, for its column names
