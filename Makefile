@@ -13,8 +13,10 @@ demo: $(VENV)/.app  ## a real network's outputs, calibrated: one table and a rep
 test: $(VENV)/.dev  ## the suite, minutes on two cores
 	$(BIN)/python -m pytest -n auto
 
-test-all: test  ## and what takes minutes: the wheel in an empty environment, the browser
+test-all: $(VENV)/.all  ## with every array library; and what takes minutes: the wheel in an empty environment, the browser
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest -m "minutes and not slow"
+	CUDA_VISIBLE_DEVICES= $(BIN)/softargmax parity --peers
 
 slow: $(VENV)/.dev  ## campaigns run by hand
 	$(BIN)/python -m pytest -m slow
@@ -44,3 +46,9 @@ $(VENV)/.app: $(INPUTS) | $(BIN)/python
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.app
+
+# torch first and alone: where there is a CPU build, nothing may ask for another
+$(VENV)/.all: $(VENV)/.dev
+	$(PIP) torch
+	$(PIP) --editable ".[dev,torch,jax,tensorflow,keras]"
+	touch $@

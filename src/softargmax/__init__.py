@@ -9,12 +9,20 @@ from softargmax._checks import (
     LikelyProbabilitiesWarning,
 )
 from softargmax.ops import (
+    binary_cross_entropy,
     cross_entropy,
     cross_entropy_and_grad,
+    entropy,
+    for_sampling,
+    kl_divergence,
+    log_prob,
+    log_sigmoid,
     log_softmax,
     logits_from_probs,
     logsumexp,
+    sigmoid,
     softmax,
+    softmax_jacobian,
 )
 
 if TYPE_CHECKING:
@@ -29,14 +37,22 @@ __all__ = [
     "LiftedLogitsWarning",
     "LikelyProbabilitiesWarning",
     "TemperatureScaling",
+    "binary_cross_entropy",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "entropy",
     "evaluate",
+    "for_sampling",
+    "kl_divergence",
     "load",
+    "log_prob",
+    "log_sigmoid",
     "log_softmax",
     "logits_from_probs",
     "logsumexp",
+    "sigmoid",
     "softmax",
+    "softmax_jacobian",
 ]
 
 # loaded when first asked for: they need scikit-learn, and `import softargmax` loads NumPy alone

@@ -13,9 +13,19 @@ from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
+# of each float dtype: eps, and the smallest number above 0
+_FINENESS = {
+    "float16": (2.0**-10, 2.0**-24),
+    "bfloat16": (2.0**-7, 2.0**-133),
+    "float32": (2.0**-23, 2.0**-149),
+    "float64": (2.0**-52, 2.0**-1074),
+}
+
 
 class WrongKindError(TypeError):
     """An argument of another kind than was wanted: a mistake of the caller's, worded; any other TypeError is ours."""
+
+    __init__ = Exception.__init__  # else tf.function would raise an error of its own kind instead
 
 
 class LikelyProbabilitiesWarning(UserWarning):
@@ -40,8 +50,9 @@ def real_array(
     """A NumPy array of float16, float32, float64, integers or bool, native byte order, not copied unless needed."""
     not_masked(name, value)
     if not isinstance(value, np.ndarray) and _of_another_library(value):
-        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
-        raise WrongKindError(f"{name} is a {kind}; only NumPy arrays are supported so far; pass numpy.asarray({name})")
+        raise WrongKindError(f"{name} is a {kind_of(value)} where a NumPy array is wanted; pass numpy.asarray({name})")
+    if isinstance(value, (list, tuple)) and value and _of_another_library(value[0]):
+        raise WrongKindError(f"{name} is a list of {kind_of(value[0])}; stack them into one array")
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
@@ -61,6 +72,11 @@ def not_masked(name: str, value: Any) -> None:
             f"{name} is a masked array, whose mask would be lost; pass {name}.data, and its mask as mask=~{name}.mask "
             "or as weights of 0"
         )
+
+
+def kind_of(value: Any) -> str:
+    """`torch.Tensor`, `jax.ArrayImpl`: the type of a value with the library it comes from."""
+    return f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
 
 
 def _of_another_library(value: Any) -> bool:
@@ -139,12 +155,12 @@ def row_weights(name: str, weights: Any, shape: tuple[int, ...]) -> Float64Array
     return _finite_and_not_negative(name, array)
 
 
-def per_class_weights(class_weights: Any, n_classes: int) -> Float64Array:
-    """Class weights as float64 (K,): finite and not negative."""
-    array = real_array("class_weights", class_weights).astype(np.float64)
-    if array.shape != (n_classes,):
-        raise ValueError(f"class_weights must have shape ({n_classes},), one weight a class; got shape {array.shape}")
-    return _finite_and_not_negative("class_weights", array)
+def per_class_weights(name: str, weights: Any, shape: tuple[int, ...]) -> Float64Array:
+    """Class weights as float64 of `shape` (K,): finite and not negative."""
+    array = real_array(name, weights).astype(np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, one weight a class; got shape {array.shape}")
+    return _finite_and_not_negative(name, array)
 
 
 def _finite_and_not_negative(name: str, array: Float64Array) -> Float64Array:
@@ -168,20 +184,27 @@ def bool_mask(mask: Any, shape: tuple[int, ...]) -> BoolArray:
         raise ValueError(f"mask must broadcast to the shape of the logits {shape}; got shape {array.shape}") from None
 
 
+def sum_tolerance(dtype_name: str, n_classes: int) -> float:
+    """How far from 1 a row of probabilities may sum: max(1e-3, 2 eps) + K * (smallest subnormal) of their dtype."""
+    eps, smallest = _FINENESS[dtype_name]
+    return max(1e-3, 2 * eps) + n_classes * smallest
+
+
 def distributions(
     name: str,
     probs: Array,
     *,
+    tolerance: float | None = None,
     rows: BoolArray | None = None,
     row_name: Callable[[tuple[int, ...]], str] = lambda index: f"row {at(index)}",
 ) -> None:
     """Raise ValueError unless the rows (last axis) of a float array are probabilities; only `rows` where given.
 
-    Entries lie in [0, 1] and rows sum to 1, both within max(1e-3, 2 eps) + K * (smallest subnormal) of the dtype.
+    Entries lie in [0, 1] and rows sum to 1, both within `tolerance` (none given: that of their dtype).
     `row_name` words a row, for probabilities that come from lines of a file.
     """
-    info = np.finfo(probs.dtype)
-    tolerance = max(1e-3, 2 * float(info.eps)) + probs.shape[-1] * float(info.smallest_subnormal)
+    if tolerance is None:
+        tolerance = sum_tolerance(probs.dtype.name, probs.shape[-1])
     with np.errstate(over="ignore", invalid="ignore"):  # a sum that is no number is not 1
         total = probs.sum(axis=-1, dtype=np.float64)
     # NaN compares false, so it lands in `wrong`

@@ -1,12 +1,14 @@
 """The edge table of softmax, cell by cell, and exact references in another arithmetic."""
 
 import math
+import sys
 
 import mpmath
 import numpy as np
 
 INF, NAN = math.inf, math.nan
 LN2 = math.log(2)
+MAX = sys.float_info.max
 
 # row, softmax, log_softmax, logsumexp
 EDGE_ROWS = {
@@ -54,20 +56,21 @@ def exact_logsumexp(row):
         return mpmath.log(mpmath.fsum(mpmath.exp(mpmath.mpf(float(x))) for x in row))
 
 
-def row_log_probability(row, valid):
+def row_log_probability(row, valid, temperature=1.0):
     """Log-probabilities of one float64 row by the edge table, written out case by case."""
     inside = [float(x) for x, v in zip(row, valid, strict=True) if v]
     if not inside:
         return [-INF] * len(row)
-    if any(math.isnan(x) for x in inside) or all(x == -INF for x in inside):
-        return [NAN] * len(row)
-    infinities = inside.count(INF)
-    if infinities:
-        return [-math.log(infinities) if v and x == INF else -INF for x, v in zip(row, valid, strict=True)]
     top = max(inside)
+    if any(math.isnan(x) for x in inside) or top == -INF:
+        return [NAN] * len(row)
+    if top == INF or temperature in (0, INF):  # equal shares: on the maxima, or on all that is possible
+        lowest = top if top == INF or temperature == 0 else -MAX
+        shares = sum(x >= lowest for x in inside)
+        return [-math.log(shares) if v and x >= lowest else -INF for x, v in zip(row, valid, strict=True)]
     inside.remove(top)  # one of them: log(1 + rest) loses the digits of a small rest
-    total = math.log1p(math.fsum(math.exp(x - top) for x in inside))
-    return [float(x) - top - total if v else -INF for x, v in zip(row, valid, strict=True)]
+    total = math.log1p(math.fsum(math.exp((x - top) / temperature) for x in inside))
+    return [(float(x) - top) / temperature - total if v else -INF for x, v in zip(row, valid, strict=True)]
 
 
 def ulp(x, dtype):

@@ -8,7 +8,50 @@ from typing import Any
 
 import numpy as np
 
+from softargmax._checks import WrongKindError, real_array
+from softargmax.backends._backend import Backend, without_bfloat16
 from softargmax.typing import Array, Float64Array, IntArray
+
+
+class NumPy(Backend):
+    """NumPy 2 follows the standard."""
+
+    @property
+    def block_elements(self) -> int | None:
+        """The definitions make a handful of temporaries of this many elements, which stay in cache."""
+        return 1 << 16
+
+    def own(self, name: str, value: Any) -> Any:
+        """In native byte order; bfloat16 is known by its name: ml_dtypes, which makes it, is not imported."""
+        return value if value.dtype.name == "bfloat16" else real_array(name, value)
+
+    def known(self, array: Any) -> Array | None:
+        """The array."""
+        return without_bfloat16(array)
+
+    def positions(self, array: Any) -> Any:
+        """In NumPy's own integers."""
+        return np.arange(array.shape[-1])
+
+    def writable(self, out: Any, source: Any) -> Any:
+        """The logits themselves, or memory apart from them."""
+        if not isinstance(out, np.ndarray):
+            raise WrongKindError(f"out must be a NumPy array; got {type(out).__name__}")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only; pass a writable array")
+        if _overlaps_partly(out, source):
+            raise ValueError("out overlaps the logits in part; pass the logits themselves or memory apart from them")
+        return out
+
+
+def _overlaps_partly(out: Array, logits: Array) -> bool:
+    same = out.__array_interface__["data"][0] == logits.__array_interface__["data"][0]
+    if same and out.strides == logits.strides and out.shape == logits.shape and out.dtype == logits.dtype:
+        return False
+    return bool(np.shares_memory(out, logits))
+
+
+BACKEND = NumPy("numpy", np)
 
 
 def kernel(name: str) -> Callable[..., None] | None:

@@ -12,6 +12,7 @@ from softargmax.cli.apply import apply
 from softargmax.cli.calibrate import calibrate
 from softargmax.cli.demo import demo
 from softargmax.cli.evaluate import evaluate
+from softargmax.cli.parity import parity
 from softargmax.cli.report import report
 
 
@@ -56,6 +57,7 @@ app.command(cls=_Plain, epilog="Example: softargmax calibrate validation.npz -o 
 app.command(cls=_Plain, epilog="Example: softargmax apply cal.json test.npz -o calibrated.npz")(apply)
 app.command(cls=_Plain, epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)
 app.command(cls=_Plain, epilog="Example: softargmax report test.npz --calibrator cal.json -o report.html")(report)
+app.command(cls=_Plain, epilog="Example: softargmax parity --peers")(parity)
 
 
 def _version(wanted: bool) -> None:

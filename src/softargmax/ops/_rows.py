@@ -2,135 +2,238 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from softargmax._checks import at, bool_mask, first_true, real_array
-from softargmax.typing import Array, BoolArray, Float64Array, Logits, Mask
+from softargmax._checks import WrongKindError, at, first_true
+from softargmax.backends import Backend, backend_of, beside
 
-# The definitions make a handful of temporaries of this many elements, which stay in cache.
-_BLOCK_ELEMENTS = 1 << 16
+HALVES = ("float16", "bfloat16")
+FLOATS = (*HALVES, "float32", "float64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows (n, K) of float32 or float64 from logits of any shape, and what is needed to go back."""
+    """The logits with the classes last, (..., K), and what is needed to go back; (n, K) where there are blocks."""
 
-    source: Array
-    values: Array
-    mask: BoolArray | None
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    lib: Backend
+    source: Any
+    """The logits as an array of their library."""
+    values: Any
+    mask: Any | None
+    dtype: Any
+    """The dtype of results: that of the logits; the default float for integers."""
+    computed: Any
+    """The dtype of arithmetic and of sums: float32 for half precision."""
+    shape: tuple[Any, ...]
     axis: int
 
     @classmethod
-    def of(cls, logits: Logits, axis: int, mask: Mask | None = None) -> Rows:
-        """Check `logits`, bring `axis` last; entries outside `mask` become -inf. A view of the input if it can be."""
-        array = real_array("logits", logits)
-        axis = _axis_of(array, axis)
-        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float64)
-        values = np.moveaxis(array, axis, -1)
-        n_classes = values.shape[-1]
-        row_mask = None
-        if mask is not None:
-            valid = np.moveaxis(bool_mask(mask, array.shape), axis, -1)
-            values = np.where(valid, values, np.asarray(-np.inf, dtype))
-            row_mask = valid.reshape(_row_count(valid.shape), n_classes)
-        computed = np.dtype(np.float32) if dtype == np.float16 else dtype
-        values = np.require(values, computed, ["C_CONTIGUOUS", "ALIGNED"])
-        values = values.reshape(_row_count(values.shape), n_classes)
-        return cls(array, values, row_mask, dtype, array.shape, axis)
+    def of(cls, logits: Any, axis: Any, mask: Any = None, *, name: str = "logits") -> Rows:
+        """Check an array, bring `axis` last. A view of the input if it can be."""
+        lib, array = backend_of(name, logits)
+        dtype, computed = result_dtypes(lib, name, array)
+        shape = lib.shape(array)
+        if not shape:
+            number = lib.known(array)
+            what = "a single number" if number is None else f"the single number {number[()]}"
+            raise ValueError(f"{name} must have a class axis; got {what}; pass it in a list")
+        axis = _checked_axis(name, shape, axis)
+        rows = cls(lib, array, array, None, dtype, computed, shape, axis)
+        values = rows.classes_last(array, shape[axis])
+        return cls(lib, array, values, _mask(rows, name, mask), dtype, computed, shape, axis)
 
     @property
-    def reduced_shape(self) -> tuple[int, ...]:
+    def n_classes(self) -> Any:
+        """K; None if a trace does not know."""
+        return self.shape[self.axis]
+
+    @property
+    def reduced_shape(self) -> tuple[Any, ...]:
         """The shape without the classes."""
         return self.shape[: self.axis] + self.shape[self.axis + 1 :]
 
     @property
-    def kept_shape(self) -> tuple[int, ...]:
+    def kept_shape(self) -> tuple[Any, ...]:
         """The shape with one in place of the classes."""
         return (*self.shape[: self.axis], 1, *self.shape[self.axis + 1 :])
 
     @property
-    def reduced_dtype(self) -> np.dtype[Any]:
-        """The dtype of sums and losses: float32 for float16, else that of the logits."""
-        return self.values.dtype
+    def n(self) -> int:
+        """The number of rows, where they are flattened."""
+        return math.prod(self.reduced_shape)
 
-    @property
-    def n_classes(self) -> int:
-        """K."""
-        return int(self.values.shape[1])
+    def classes_last(self, array: Any, width: Any) -> Any:
+        """An array of the logits' dimensions, with `width` entries along the class axis, in the shape of `values`."""
+        xp = self.lib.xp
+        if self.axis != len(self.shape) - 1:
+            array = xp.moveaxis(array, self.axis, -1)
+        if self.lib.block_elements is None:
+            return array
+        return xp.reshape(array, (self.n, width))
 
-    def __len__(self) -> int:
-        return int(self.values.shape[0])
+    def per_row(self, array: Any) -> Any:
+        """An array of one number a row, in the shape of `values` without the classes."""
+        return array if self.lib.block_elements is None else self.lib.xp.reshape(array, (self.n,))
 
-    def blocks(self) -> Iterator[slice]:
-        """Slices of rows for one run of a definition each. A row's result does not depend on its block."""
-        step = max(1, _BLOCK_ELEMENTS // max(1, self.n_classes))
-        for start in range(0, len(self), step):
-            yield slice(start, min(start + step, len(self)))
+    def parts(self) -> Iterator[Any]:
+        """Indices of rows, for one run of a definition each. A row's result does not depend on its part."""
+        if self.lib.block_elements is None:
+            yield ...
+            return
+        n = self.n
+        step = max(1, self.lib.block_elements // max(1, self.n_classes))
+        for start in range(0, max(n, 1), step):
+            yield slice(start, min(start + step, n))
 
-    def restore(self, values: Array) -> Array:
-        """Results (n, K) in the shape and dtype of the logits (rounded once)."""
-        moved = (*self.reduced_shape, self.n_classes)
-        with np.errstate(over="ignore", under="ignore"):  # the rounding of a float16 result
-            return np.moveaxis(values.reshape(moved), -1, self.axis).astype(self.dtype, copy=False)
+    def part(self, index: Any) -> tuple[Any, Any | None]:
+        """Some rows in the dtype of arithmetic, -inf outside the mask; and their mask."""
+        xp = self.lib.xp
+        z = xp.astype(self.values[index], self.computed, copy=False)
+        mask = None if self.mask is None else self.mask[index]
+        if mask is not None:
+            z = xp.where(mask, z, -xp.inf)
+        if isinstance(z, np.ndarray):
+            z = np.require(z, requirements=["C_CONTIGUOUS", "ALIGNED"])
+        return z, mask
+
+    def by_part(self, function: Callable[..., Any], *columns: Any | None) -> Any:
+        """`function` of every part and of the same rows of each column (a single row of it is for all), joined."""
+        results = []
+        with self.lib.quiet():
+            for index in self.parts():
+                of_part = (c if c is None or index is ... or self.lib.shape(c)[0] == 1 else c[index] for c in columns)
+                results.append(function(*self.part(index), *of_part))
+            return results[0] if len(results) == 1 else self.lib.xp.concat(results, axis=0)
+
+    def restored(self, values: Any) -> Any:
+        """Results in the shape of `values`, (..., K), in the shape and dtype of the logits (rounded once)."""
+        xp = self.lib.xp
+        if self.lib.block_elements is not None:
+            values = xp.reshape(values, (*self.reduced_shape, self.n_classes))
+        if self.axis != len(self.shape) - 1:
+            values = xp.moveaxis(values, -1, self.axis)
+        with self.lib.quiet():
+            return _contiguous(xp.astype(values, self.dtype, copy=False))
+
+    def reduced(self, values: Any) -> Any:
+        """Results of one number a row in the shape of the logits without the classes."""
+        if self.lib.block_elements is not None:
+            values = self.lib.xp.reshape(values, self.reduced_shape)
+        return values[()] if isinstance(values, np.ndarray) else values
 
 
-def _row_count(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape[:-1], dtype=np.int64))  # reshape(-1, 0) could not tell
+def _contiguous(array: Any) -> Any:
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
 
 
-def _axis_of(array: Array, axis: Any) -> int:
-    if array.ndim == 0:
-        raise ValueError(f"logits must have a class axis; got the single number {array[()]}; pass it in a list")
+def result_dtypes(lib: Backend, name: str, array: Any) -> tuple[Any, Any]:
+    """The dtype of results for an array, and that of their arithmetic."""
+    kind = lib.dtype_name(array)
+    if kind in HALVES:
+        return array.dtype, lib.xp.float32
+    if kind in FLOATS:
+        return array.dtype, array.dtype
+    if kind in INTEGERS or kind == "bool":
+        default = getattr(lib.xp, lib.default_float())
+        return default, default
+    raise WrongKindError(
+        f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or bool); got dtype {kind}"
+    )
+
+
+def broadcasts(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    """Whether an array broadcasts to the shape `wanted`; an extent that is not known may."""
+    if len(shape) > len(wanted):
+        return False
+    ends = zip(reversed(shape), reversed(wanted), strict=False)
+    return all(one == 1 or one is None or other is None or one == other for one, other in ends)
+
+
+def same_shape(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two shapes are equal; an extent that is not known may be."""
+    return len(one) == len(other) and all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
+
+
+def with_dimensions(lib: Backend, array: Any, n: int) -> Any:
+    """An array of at least `n` dimensions: the missing ones come first and have size 1, as in broadcasting."""
+    for _ in range(n - len(lib.shape(array))):
+        array = lib.xp.expand_dims(array, axis=0)
+    return array
+
+
+def _checked_axis(name: str, shape: tuple[Any, ...], axis: Any) -> int:
+    n = len(shape)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"axis must be one integer; got {axis!r}")
-    if not -array.ndim <= axis < array.ndim:
-        dimensions = f"{array.ndim} dimension{'s' if array.ndim > 1 else ''} (shape {array.shape})"
-        raise ValueError(f"axis {axis} is out of range: the logits have {dimensions}")
-    return int(axis) % array.ndim
+    if not -n <= axis < n:
+        dimensions = f"{n} dimension{'s' if n > 1 else ''} (shape {shape})"
+        raise ValueError(f"axis {axis} is out of range: the {name} have {dimensions}")
+    return int(axis) % n
 
 
-def row_temperatures(temperature: Any, rows: Rows) -> Float64Array:
-    """T as float64 of shape (1,) or (n,): a number, or an array that broadcasts with size 1 along the class axis."""
-    array = real_array("temperature", temperature).astype(np.float64) + 0.0  # -0.0 is 0
-    wrong = ~(array >= 0)  # also NaN
-    if wrong.any():
-        index = first_true(wrong) if array.ndim else ()
-        where = f" at index {at(index)}" if index else ""
-        raise ValueError(f"temperature must be 0 or more (inf is allowed); got {array[index]}{where}")
-    if array.size == 1 and array.ndim <= len(rows.shape):
-        return array.reshape(1)
-    per_row = rows.kept_shape
-    try:
-        full = np.broadcast_to(array, per_row)
-    except ValueError:
+def bool_mask(lib: Backend, mask: Any, like: Any, shape: tuple[Any, ...], *, name: str = "logits") -> Any:
+    """A mask that broadcasts to `shape`, with as many dimensions."""
+    array, _ = beside(lib, "mask", mask, like)
+    if lib.dtype_name(array) != "bool":
+        raise WrongKindError(
+            f"mask must be bool, True = takes part; got dtype {lib.dtype_name(array)}; pass mask.astype(bool)"
+        )
+    if not broadcasts(lib.shape(array), shape):
+        raise ValueError(f"mask must broadcast to the shape of the {name} {shape}; got shape {lib.shape(array)}")
+    return with_dimensions(lib, array, len(shape))
+
+
+def _mask(rows: Rows, name: str, mask: Any) -> Any | None:
+    if mask is None:
+        return None
+    array = bool_mask(rows.lib, mask, rows.source, rows.shape, name=name)
+    if rows.lib.block_elements is not None:
+        array = rows.lib.xp.broadcast_to(array, rows.shape)
+    return rows.classes_last(array, rows.n_classes)
+
+
+def row_temperatures(temperature: Any, rows: Rows) -> Any | None:
+    """T as a column that broadcasts against `rows.values`; None for the number 1.
+
+    A number, or an array that broadcasts with size 1 along the class axis. float64 on NumPy, the dtype of arithmetic
+    elsewhere.
+    """
+    if isinstance(temperature, (int, float)) and temperature == 1:
+        return None
+    lib, xp = rows.lib, rows.lib.xp
+    array, known = beside(lib, "temperature", temperature, rows.source)
+    result_dtypes(lib, "temperature", array)
+    if known is not None:
+        wrong = ~(known >= 0)  # also NaN
+        if wrong.any():
+            index = first_true(wrong) if known.ndim else ()
+            where = f" at index {at(index)}" if index else ""
+            raise ValueError(f"temperature must be 0 or more (inf is allowed); got {float(known[index])}{where}")
+    shape = lib.shape(array)
+    one = all(extent == 1 for extent in shape) and len(shape) <= len(rows.shape)
+    if not one and not broadcasts(shape, rows.kept_shape):
         raise ValueError(
-            f"temperature must be one number or broadcast to shape {per_row} (one T a row, size 1 along the "
-            f"class axis); got shape {array.shape}"
-        ) from None
-    return full.reshape(-1)
+            f"temperature must be one number or broadcast to shape {rows.kept_shape} (one T a row, size 1 along the "
+            f"class axis); got shape {shape}"
+        )
+    array = xp.astype(array, xp.float64 if lib.name == "numpy" else rows.computed, copy=False) + 0.0  # -0.0 is 0
+    if lib.block_elements is None:
+        return rows.classes_last(with_dimensions(lib, array, len(rows.shape)), 1)
+    if one:
+        return xp.reshape(array, (1, 1))
+    return rows.classes_last(xp.broadcast_to(array, rows.kept_shape), 1)
 
 
-def checked_out(out: Any, rows: Rows) -> Array:
+def checked_out(out: Any, rows: Rows) -> Any:
     """`out` if results can be written there: the logits themselves, or memory apart from them."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array; got {type(out).__name__}")
-    if out.shape != rows.shape or out.dtype != rows.dtype:
-        raise ValueError(f"out must be {rows.dtype} of shape {rows.shape}; got {out.dtype} of shape {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only; pass a writable array")
-    if _overlaps_partly(out, rows.source):
-        raise ValueError("out overlaps the logits in part; pass the logits themselves or memory apart from them")
+    lib = rows.lib
+    out = lib.writable(out, rows.source)
+    if tuple(out.shape) != rows.shape or out.dtype != rows.dtype:
+        raise ValueError(f"out must be {rows.dtype} of shape {rows.shape}; got {out.dtype} of shape {tuple(out.shape)}")
     return out
-
-
-def _overlaps_partly(out: Array, logits: Array) -> bool:
-    same = out.__array_interface__["data"][0] == logits.__array_interface__["data"][0]
-    if same and out.strides == logits.strides and out.shape == logits.shape and out.dtype == logits.dtype:
-        return False
-    return bool(np.shares_memory(out, logits))

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from softargmax._checks import distributions, integer_labels, per_class_weights, real_array, row_weights
-from softargmax.ops._rows import Rows
-from softargmax.ops.softmax import _log_softmax
-from softargmax.typing import Array, BoolArray, Float64Array, IntArray, Labels, Logits, Mask, Targets, Weights
+from softargmax._checks import (
+    WrongKindError,
+    distributions,
+    integer_labels,
+    per_class_weights,
+    row_weights,
+    sum_tolerance,
+)
+from softargmax.backends import Backend, beside
+from softargmax.ops._rows import FLOATS, INTEGERS, Rows, result_dtypes, same_shape
+from softargmax.ops.softmax import (
+    definition_of_log_softmax,
+    exponents_of,
+    log_probabilities,
+    sum_of_rows,
+)
+from softargmax.typing import Array, Labels, Logits, Mask, Targets, Weights
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["zero", "nan", "raise"]
@@ -55,8 +71,22 @@ def cross_entropy(
     >>> round(float(cross_entropy([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], [0, 1])), 4)
     0.3185
     """
+    check_reduction(reduction, empty)
     problem = _problem(logits, labels_or_targets, axis, mask, class_weights, weights, ignore_index, label_smoothing)
-    return _reduce(problem, reduction, empty, with_grad=False)[0]
+    lib = problem.rows.lib
+
+    def of_part(z: Any, mask: Any, *columns: Any) -> tuple[Any, Any]:
+        a = _coefficients(problem, z, mask, *columns)
+        return _losses(z, a, mask, lib), lib.xp.sum(a, axis=-1)
+
+    losses, totals = problem.rows.by_part(of_part, *problem.columns)
+    if problem.refused is not None:
+        losses = lib.xp.where(problem.refused, lib.xp.nan, losses)
+        totals = lib.xp.where(problem.refused, lib.xp.nan, totals)
+    losses = problem.rows.reduced(losses)
+    with lib.quiet():
+        loss = reduce_losses(lib, losses, totals, reduction, empty, scale=problem.scale)
+        return _scalar(lib.xp.astype(loss, problem.rows.computed, copy=False))
 
 
 def cross_entropy_and_grad(
@@ -86,20 +116,85 @@ def cross_entropy_and_grad(
     >>> gradient.round(3)
     array([[-0.341,  0.242,  0.099]])
     """
+    check_reduction(reduction, empty)
     problem = _problem(logits, labels_or_targets, axis, mask, class_weights, weights, ignore_index, label_smoothing)
-    return _reduce(problem, reduction, empty, with_grad=True)
+    rows = problem.rows
+    if rows.lib.name != "numpy":
+        raise WrongKindError(
+            f"cross_entropy_and_grad takes NumPy arrays; differentiate cross_entropy with {rows.lib.name} itself"
+        )
+
+    def total_of_part(z: Array, mask: Array | None, *columns: Any) -> Array:
+        return _coefficients(problem, z, mask, *columns).sum(axis=-1)
+
+    totals = rows.by_part(total_of_part, *problem.columns)
+    denominator, scale = (float(totals.sum()), 1.0) if reduction == "mean" else (1.0, problem.scale)
+    gradient = np.empty(rows.values.shape, rows.dtype)
+    losses = np.empty(rows.n)
+    with np.errstate(all="ignore"):
+        for index in rows.parts():
+            z, m = rows.part(index)
+            a = _coefficients(
+                problem, z, m, *(column if column is None else column[index] for column in problem.columns)
+            )
+            losses[index], of_part = _losses_and_gradients(z, a, m, rows.lib)
+            gradient[index] = of_part / (denominator or 1.0) * scale  # scaled in float64, rounded once
+        losses = rows.reduced(losses)
+        loss = reduce_losses(rows.lib, losses, totals, reduction, empty, scale=problem.scale)
+        return _scalar(np.asarray(loss).astype(rows.computed)), rows.restored(gradient)
+
+
+def log_prob(logits: Logits, labels: Labels, /, *, axis: int = -1, mask: Mask | None = None) -> Any:
+    """Compute the log-probability of one class a row: log softmax(logits) at the labels, in nats.
+
+    Logits (..., K) with integer labels (...) -> (...); float32 for half precision, the default float for integers,
+    else the logits' dtype. What a policy gradient or a language model's score wants.
+
+    -inf where the label is masked or its logit -inf (gradient 0). A row that is NaN in `log_softmax` is NaN. A label
+    outside [0, K) raises ValueError with its position; while tracing or on a GPU that row is NaN.
+
+    Within (8 + 2 ln K) eps, relative, as `log_softmax`. Reference: the log-likelihood of Bridle (1990), section 2.
+
+    >>> log_prob([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]], [0, 1]).round(3)
+    array([-0.417, -0.22 ])
+    """
+    rows = Rows.of(logits, axis, mask)
+    lib, xp = rows.lib, rows.lib.xp
+    if rows.n_classes == 0 and 0 not in rows.reduced_shape:
+        raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
+    given, known = beside(lib, "labels", labels, rows.source)
+    index, _ = _checked_labels(rows, given, known, None)
+
+    def of_part(z: Any, mask: Any, label: Any) -> Any:
+        hit = lib.positions(z) == xp.expand_dims(label, axis=-1)
+        log_p = z if rows.n_classes == 0 else definition_of_log_softmax(z, None, mask, lib)
+        value = xp.sum(xp.where(hit, log_p, xp.zeros_like(log_p)), axis=-1)
+        return xp.where(xp.any(hit, axis=-1), value, xp.nan)
+
+    return rows.reduced(rows.by_part(of_part, index))
+
+
+# ---- one problem: everything checked, coefficients w c q ----
 
 
 @dataclass(frozen=True)
 class _Problem:
     rows: Rows
-    labels: IntArray | None  # (n,), 0 where ignored
-    targets: Float64Array | None  # (n, K)
-    weights: Float64Array  # (n,), 0 where the row counts nowhere
-    class_weights: Float64Array  # (K,)
+    labels: Any | None  # one a row, in the integers of `positions`; -1 where ignored
+    targets: Any | None  # (..., K), 0 where the row does not count
+    weights: Any  # one a row, 0 where it does not count
+    class_weights: Any | None  # (K,)
     smoothing: float
-    row_scale: float  # what `weights` and `class_weights` were divided by; a mean does not need it
-    class_scale: float
+    scale: float  # what the weights were divided by; a mean does not need it
+    refused: Any | None
+    """The rows that raise where values are known, and are NaN where they are not, never another class's loss.
+
+    A bool and not a NaN among the weights: XLA and TensorFlow take NaN times 0 for 0.
+    """
+
+    @property
+    def columns(self) -> tuple[Any, Any, Any]:
+        return self.weights, self.labels, self.targets
 
 
 def _problem(
@@ -113,8 +208,8 @@ def _problem(
     label_smoothing: float,
 ) -> _Problem:
     rows = Rows.of(logits, axis, mask)
-    n, n_classes = rows.values.shape
-    if n_classes == 0 and n > 0:
+    lib, xp = rows.lib, rows.lib.xp
+    if rows.n_classes == 0 and 0 not in rows.reduced_shape:
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float, np.floating)):
         raise TypeError(f"label_smoothing must be one number; got {label_smoothing!r}")
@@ -122,52 +217,112 @@ def _problem(
         raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
         raise TypeError(f"ignore_index must be an integer; got {ignore_index!r}")
-    row_weight = np.ones(n) if weights is None else row_weights("weights", weights, rows.reduced_shape).reshape(n)
+
+    row_weight, row_scale, wrong = _weights(rows, "weights", weights, row_weights, rows.reduced_shape)
+    per_class, class_scale, wrong_classes = _weights(
+        rows, "class_weights", class_weights, per_class_weights, (rows.n_classes,)
+    )
+    refused = [] if wrong is None else [rows.per_row(wrong)]
+    if wrong_classes is not None:
+        refused.append(xp.any(wrong_classes))
+    one = xp.sum(rows.values, axis=-1) if rows.n_classes == 0 else rows.values[..., 0]
+    one = xp.ones_like(xp.astype(one, _wide(rows)))
+    row_weight = one if row_weight is None else one * rows.per_row(row_weight)
     if rows.mask is not None:
-        row_weight = np.where(rows.mask.any(axis=-1), row_weight, 0.0)
+        row_weight = xp.where(xp.any(rows.mask, axis=-1), row_weight, xp.zeros_like(one))
 
-    given = real_array("labels", labels_or_targets)
+    given, known = beside(lib, "labels", labels_or_targets, rows.source)
     labels = targets = None
-    if given.ndim == len(rows.shape):
-        targets = _checked_targets(given, rows, row_weight > 0, ignore_index)
+    if len(lib.shape(given)) == len(rows.shape):
+        if ignore_index is not None and lib.dtype_name(given) in FLOATS:
+            raise ValueError("ignore_index goes with integer labels; to leave out rows of targets, give them weight 0")
+        targets, wrong = _checked_targets(rows, given, row_weight)
     else:
-        if given.shape != rows.reduced_shape:
-            raise ValueError(_shape_error(given.shape, rows))
-        checked = integer_labels(given, rows.reduced_shape, n_classes, ignore_index=ignore_index).reshape(n)
-        # compared as they came: 2**64 - 1 of uint64 is -1 in int64
-        kept = np.ones(n, bool) if ignore_index is None else (given != ignore_index).reshape(n)
-        row_weight = np.where(kept, row_weight, 0.0)
-        labels = np.where(kept, checked, 0)
-    per_class = np.ones(n_classes) if class_weights is None else per_class_weights(class_weights, n_classes)
-    row_weight, row_scale = _near_one(row_weight)
-    per_class, class_scale = _near_one(per_class)
-    return _Problem(rows, labels, targets, row_weight, per_class, float(label_smoothing), row_scale, class_scale)
+        if not same_shape(lib.shape(given), rows.reduced_shape):
+            raise ValueError(_shape_error(lib.shape(given), rows))
+        labels, ignored = _checked_labels(rows, given, known, ignore_index)
+        row_weight = row_weight if ignored is None else xp.where(ignored, xp.zeros_like(one), row_weight)
+        wrong = None
+        if known is None:
+            hit = xp.any(lib.positions(rows.values) == xp.expand_dims(labels, axis=-1), axis=-1)
+            wrong = ~hit & (row_weight != 0)
+    if wrong is not None:
+        refused.append(wrong)
+    whole = functools.reduce(operator.or_, refused) if refused else None
+    return _Problem(
+        rows, labels, targets, row_weight, per_class, float(label_smoothing), row_scale * class_scale, whole
+    )
 
 
-def _near_one(weights: Float64Array) -> tuple[Float64Array, float]:
-    """Weights over a power of two near the largest, and that power: their products and sums stay in range."""
-    largest = float(weights.max(initial=0.0))
-    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-    return weights / scale, scale
+def _wide(rows: Rows) -> Any:
+    """The dtype of coefficients: float64 on NumPy, that of arithmetic elsewhere."""
+    return np.float64 if rows.lib.name == "numpy" else rows.computed
 
 
-def _checked_targets(given: Array, rows: Rows, counted: BoolArray, ignore_index: int | None) -> Float64Array:
-    if given.shape != rows.shape:
-        raise ValueError(_shape_error(given.shape, rows))
-    if given.dtype.kind != "f":
-        raise TypeError(
-            f"targets of the logits' shape must be float probabilities; got dtype {given.dtype}; "
+def _weights(
+    rows: Rows, name: str, value: Any | None, check: Callable[[str, Any, tuple[Any, ...]], Any], shape: tuple[Any, ...]
+) -> tuple[Any | None, float, Any | None]:
+    """Weights over a power of two near the largest, and that power: their products and sums stay in range.
+
+    And which are no weights, where values are not known.
+    """
+    if value is None:
+        return None, 1.0, None
+    lib, xp = rows.lib, rows.lib.xp
+    given, known = beside(lib, name, value, rows.source)
+    result_dtypes(lib, name, given)
+    array, scale = xp.astype(given, _wide(rows), copy=False), 1.0
+    if known is not None:
+        largest = float(check(name, known, shape).max(initial=0.0))
+        scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
+        return array / scale, scale, None
+    if not same_shape(lib.shape(array), shape):
+        raise ValueError(f"{name} must have shape {shape}; got shape {lib.shape(array)}")
+    fine = (array >= 0) & xp.isfinite(array)
+    return xp.where(fine, array, xp.zeros_like(array)), scale, ~fine
+
+
+def _checked_labels(rows: Rows, given: Any, known: Any | None, ignore_index: int | None) -> tuple[Any, Any | None]:
+    """Labels, one a row, in the integers of `positions`; and which of them are to be ignored."""
+    lib, xp = rows.lib, rows.lib.xp
+    kind = lib.dtype_name(given)
+    if known is not None:
+        integer_labels(known, rows.reduced_shape, rows.n_classes, ignore_index=ignore_index)
+    elif kind not in INTEGERS:
+        raise WrongKindError(f"labels must be integers; got dtype {kind}")
+    elif not same_shape(lib.shape(given), rows.reduced_shape):
+        raise ValueError(f"labels must have shape {rows.reduced_shape}, one label a row; got shape {lib.shape(given)}")
+    integers = lib.positions(rows.values).dtype
+    labels = rows.per_row(xp.astype(given, integers, copy=False))
+    if ignore_index is None or not np.iinfo(kind).min <= ignore_index <= np.iinfo(kind).max:
+        return labels, None
+    return labels, rows.per_row(given == int(ignore_index))  # as they came: 2**64 - 1 of uint64 is -1 by now
+
+
+def _checked_targets(rows: Rows, given: Any, row_weight: Any) -> tuple[Any, Any | None]:
+    """Targets with the classes last; and which rows are no distributions, where values are not known."""
+    lib, xp = rows.lib, rows.lib.xp
+    kind = lib.dtype_name(given)
+    if not same_shape(lib.shape(given), rows.shape):
+        raise ValueError(_shape_error(lib.shape(given), rows))
+    if kind not in FLOATS:
+        raise WrongKindError(
+            f"targets of the logits' shape must be float probabilities; got dtype {kind}; "
             f"for one-hot rows pass targets.argmax(axis={rows.axis}) as labels, or targets.astype(float)"
         )
-    if ignore_index is not None:
-        raise ValueError("ignore_index goes with integer labels; to leave out rows of targets, give them weight 0")
-    moved = np.moveaxis(given, rows.axis, -1).reshape(rows.values.shape)
-    distributions("targets", moved, rows=counted)
-    # what an uncounted row holds (it may be NaN) must not meet arithmetic
-    return np.where(counted[:, None], moved, 0.0).astype(np.float64)
+    targets = rows.classes_last(given, rows.n_classes)
+    tolerance = sum_tolerance(kind, rows.n_classes or 0)
+    known, counted = lib.known(targets), lib.known(row_weight != 0)
+    if known is not None and counted is not None:
+        distributions("targets", known, tolerance=tolerance, rows=counted)
+        return targets, None
+    inside = xp.all((targets >= 0) & (targets <= 1 + tolerance), axis=-1)
+    total = xp.sum(xp.astype(targets, rows.computed, copy=False), axis=-1)
+    fine = inside & (total >= 1 - tolerance) & (total <= 1 + tolerance)
+    return targets, ~fine & (row_weight != 0)
 
 
-def _shape_error(shape: tuple[int, ...], rows: Rows) -> str:
+def _shape_error(shape: tuple[Any, ...], rows: Rows) -> str:
     wanted = f"labels of shape {rows.reduced_shape} or targets of shape {rows.shape}"
     message = f"logits of shape {rows.shape} with axis={rows.axis} want {wanted}; got shape {shape}"
     for axis in range(len(rows.shape)):
@@ -178,61 +333,83 @@ def _shape_error(shape: tuple[int, ...], rows: Rows) -> str:
     return message
 
 
-def _reduce(problem: _Problem, reduction: str, empty: str, *, with_grad: bool) -> tuple[Any, Array]:
+def _coefficients(problem: _Problem, z: Any, mask: Any | None, weights: Any, labels: Any, targets: Any) -> Any:
+    """w_i c_k q_ik for some rows."""
+    lib, xp = problem.rows.lib, problem.rows.lib.xp
+    w = xp.expand_dims(weights, axis=-1)
+    if labels is not None:
+        q = xp.astype(lib.positions(z) == xp.expand_dims(labels, axis=-1), w.dtype)
+    else:  # what an uncounted row holds (it may be NaN) must not meet arithmetic
+        q = xp.astype(targets, w.dtype, copy=False)
+        q = xp.where(w == 0, xp.zeros_like(q), q)
+    if problem.smoothing:
+        valid = xp.ones_like(q) if mask is None else xp.where(mask, xp.ones_like(q), xp.zeros_like(q))
+        n_valid = xp.sum(valid, axis=-1, keepdims=True)
+        n_valid = xp.where(n_valid == 0, xp.ones_like(n_valid), n_valid)
+        q = (1 - problem.smoothing) * q + problem.smoothing * valid / n_valid
+    return w * q if problem.class_weights is None else w * problem.class_weights * q
+
+
+# ---- the definition ----
+
+
+def _losses(z: Any, a: Any, mask: Any | None, lib: Backend) -> Any:
+    """sum_k a_k (-log p_k) of rows; a row that does not count (a = 0) is 0 whatever it holds."""
+    xp = lib.xp
+    if lib.shape(z)[-1] == 0:  # then there are no rows
+        return xp.sum(a, axis=-1)
+    counted = xp.any(a != 0, axis=-1, keepdims=True)
+    exponents = exponents_of(xp.where(counted, z, xp.zeros_like(z)), None, mask, lib)
+    log_p = log_probabilities(exponents, lib) + exponents.bad
+    log_p = xp.where((a == 0) & ~xp.isfinite(log_p), xp.zeros_like(log_p), log_p)
+    return 0.0 - xp.sum(a * log_p, axis=-1)
+
+
+def _losses_and_gradients(z: Array, a: Array, mask: Array | None, lib: Backend) -> tuple[Array, Array]:
+    """The same on NumPy with the gradients (A - a) p - a (1 - p) = A p - a, A the sum of a; 1 - p keeps its digits."""
+    if z.shape[-1] == 0:
+        return a.sum(axis=-1), a
+    u, _ = exponents_of(z, None, mask, lib)
+    column = a.sum(axis=-1, keepdims=True)
+    first = np.arange(z.shape[-1]) == np.argmax(u, axis=-1, keepdims=True)
+    e = np.exp(u)
+    rest = np.where(first, 0, e).sum(axis=-1, keepdims=True)
+    p = e / (1 + rest)
+    gradient = (column - a) * p - a * np.where(first, rest / (1 + rest), 1 - p)
+    infinite = np.any(z == np.inf, axis=-1, keepdims=True) & ~np.isnan(z).any(axis=-1, keepdims=True)
+    zero = (z == -np.inf) | infinite | (column == 0)  # masked entries are -inf by now
+    return _losses(z, a, mask, lib), np.where(zero, 0, gradient)
+
+
+def reduce_losses(lib: Backend, losses: Any, totals: Any, reduction: str, empty: str, *, scale: float = 1.0) -> Any:
+    """Losses, their sum, or their sum over that of `totals`; if that is 0, as `empty` says."""
+    xp = lib.xp
+    if reduction == "none":
+        return losses if scale == 1 else losses * scale
+    loss = _total(losses, lib)
+    if reduction == "sum":
+        return loss if scale == 1 else loss * scale
+    denominator = _total(totals, lib)
+    known = lib.known(denominator)
+    if empty == "raise" and known is not None and known == 0:
+        raise ValueError("no row counts: all are ignored, masked or of weight 0, so the mean is over nothing")
+    nothing = xp.zeros_like(loss) + (0.0 if empty == "zero" else math.nan)
+    return xp.where(
+        denominator == 0, nothing, loss / xp.where(denominator == 0, xp.ones_like(denominator), denominator)
+    )
+
+
+def _total(values: Any, lib: Backend) -> Any:
+    return sum_of_rows(lib.xp.reshape(values, (-1,)), lib)[..., 0]
+
+
+def check_reduction(reduction: Any, empty: Any) -> None:
+    """Raise ValueError for other words."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}')
     if empty not in ("zero", "nan", "raise"):
         raise ValueError(f'empty must be "zero", "nan" or "raise"; got {empty!r}')
-    rows = problem.rows
-    denominator, scale = 1.0, problem.row_scale * problem.class_scale
-    if reduction == "mean":
-        denominator, scale = sum(float(np.sum(_coefficients(problem, block))) for block in rows.blocks()), 1.0
-        if denominator == 0 and empty == "raise":
-            raise ValueError(
-                f"no row counts: all {len(rows)} are ignored, masked or of weight 0, so the mean is over nothing"
-            )
-    losses = np.zeros(len(rows))
-    gradient = np.zeros(rows.values.shape if with_grad else (0, 0), rows.dtype)
-    with np.errstate(all="ignore"):
-        for block in rows.blocks():
-            a = _coefficients(problem, block)
-            mask = None if rows.mask is None else rows.mask[block]
-            losses[block], grad = _cross_entropy(rows.values[block], a, mask, with_grad=with_grad, xp=np)
-            if grad is not None:  # scaled in float64, rounded once
-                gradient[block] = grad / (denominator or 1.0) * scale
-        loss: Any = losses.reshape(rows.reduced_shape) if reduction == "none" else np.sum(losses)
-        if reduction == "mean":
-            loss = loss / denominator if denominator else np.float64(0.0 if empty == "zero" else np.nan)
-        loss = (loss * scale).astype(rows.reduced_dtype)[()]
-    return loss, rows.restore(gradient) if with_grad else gradient
 
 
-def _coefficients(problem: _Problem, block: slice) -> Float64Array:
-    """w_i c_k q_ik for a block of rows."""
-    n_classes = problem.rows.n_classes
-    if problem.labels is not None:
-        q = (np.arange(n_classes) == problem.labels[block, None]).astype(np.float64)
-    else:
-        assert problem.targets is not None
-        q = problem.targets[block]
-    if problem.smoothing:
-        valid = np.ones((1, n_classes)) if problem.rows.mask is None else problem.rows.mask[block].astype(np.float64)
-        n_valid = np.maximum(valid.sum(axis=-1, keepdims=True), 1.0)
-        q = (1 - problem.smoothing) * q + problem.smoothing * valid / n_valid
-    return problem.weights[block, None] * problem.class_weights * q
-
-
-def _cross_entropy(
-    z: Array, a: Array, mask: BoolArray | None, *, with_grad: bool, xp: Any
-) -> tuple[Array, Array | None]:
-    """Rows of logits and coefficients a -> losses, and gradients (A - a) p - a (1 - p) = A p - a, A the sum of a."""
-    log_p, p, complement = _log_softmax(z, xp.ones((1, 1), dtype=z.dtype), mask, xp=xp)
-    loss = xp.sum(xp.where(a == 0, xp.zeros_like(a), a * -log_p), axis=-1)
-    if not with_grad:
-        return loss, None
-    column = xp.sum(a, axis=-1, keepdims=True)
-    gradient = (column - a) * p - a * complement
-    nan = xp.any(xp.isnan(z), axis=-1, keepdims=True)
-    infinite = xp.any(z == xp.inf, axis=-1, keepdims=True) & ~nan
-    zero = (z == -xp.inf) | infinite | (column == 0)  # masked entries are -inf by now
-    return loss, xp.where(zero, xp.zeros_like(gradient), gradient)
+def _scalar(value: Any) -> Any:
+    return value[()] if isinstance(value, np.ndarray) else value

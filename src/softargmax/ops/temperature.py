@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from softargmax.backends import numpy as backend
-from softargmax.ops.softmax import _logsumexp
+from softargmax.ops.softmax import definition_of_logsumexp
 from softargmax.typing import Array, Float64Array, IntArray
 
 
@@ -43,7 +43,7 @@ def _temperature_objective(z: Array, labels: Array, weights: Array, temperatures
     for temperature in temperatures:
         u = (z - xp.max(z, axis=-1, keepdims=True)) / temperature
         u_label = xp.take_along_axis(u, labels[:, None], axis=-1)[:, 0]
-        log_sum = _logsumexp(u, xp=xp)
+        log_sum = definition_of_logsumexp(u, backend.BACKEND)
         p = xp.exp(u - log_sum[:, None])
         moment = xp.where(p > 0, u, xp.zeros_like(u))  # else 0 * -inf
         mean = xp.sum(p * moment, axis=-1)

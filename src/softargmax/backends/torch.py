@@ -1,0 +1,89 @@
+"""PyTorch tensors: eager, and under autograd, torch.func, torch.compile and export."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import array_api_compat.torch as xp
+import numpy as np
+import torch
+
+from softargmax._checks import WrongKindError
+from softargmax.backends._backend import Backend
+from softargmax.typing import Array
+
+
+class Torch(Backend):
+    """The standard's words for torch are those of array-api-compat."""
+
+    @property
+    def block_elements(self) -> int | None:
+        """Temporaries of 1 GiB: beyond 2**31 elements nothing of the size of the whole is made but the result.
+
+        Compiled and exported code is not divided, so that its number of rows is free.
+        """
+        return None if torch.compiler.is_compiling() else 1 << 28
+
+    def own(self, name: str, value: Any) -> Any:
+        """A dense tensor."""
+        if not isinstance(value, torch.Tensor):
+            raise WrongKindError(f"{name} must be a tensor; got a {type(value).__module__}.{type(value).__name__}")
+        if value.layout != torch.strided or value.is_nested:
+            raise WrongKindError(f"{name} must be a dense tensor; got layout {value.layout}; pass {name}.to_dense()")
+        return value
+
+    def from_numpy(self, array: Array, like: Any) -> Any:
+        """A tensor on the device of `like`."""
+        return torch.tensor(array.tolist(), dtype=getattr(torch, array.dtype.name), device=like.device)
+
+    def known(self, array: Any) -> Array | None:
+        """The values of a tensor on the CPU that no transformation stands before."""
+        if array.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        try:
+            plain = array.detach()
+            return (plain.float() if plain.dtype == torch.bfloat16 else plain).resolve_neg().numpy()
+        except (RuntimeError, TypeError):  # inside torch.func, or a tensor without values
+            return None
+
+    def dtype_name(self, array: Any) -> str:
+        """torch.float32 is float32."""
+        return str(array.dtype).rpartition(".")[2]
+
+    def default_float(self) -> str:
+        """What torch.set_default_dtype says: float32 unless changed; half precision is not for computing."""
+        return "float64" if torch.get_default_dtype() == torch.float64 else "float32"
+
+    def stop_gradient(self, array: Any) -> Any:
+        """Detached from the graph."""
+        return array.detach()
+
+    def writable(self, out: Any, source: Any) -> Any:
+        """A tensor that no gradient goes through, and that is `source` itself or memory apart from it."""
+        if not isinstance(out, torch.Tensor):
+            raise WrongKindError(f"out must be a tensor; got {type(out).__name__}")
+        if out.requires_grad or (source.requires_grad and torch.is_grad_enabled()):
+            raise ValueError("out cannot be written where a gradient is wanted: leave it out, or use torch.no_grad()")
+        if out.device != source.device:
+            raise ValueError(f"out is on {out.device} and the logits are on {source.device}: bring them to one device")
+        if out.is_set_to(source) or not _may_overlap(out, source):
+            return out
+        raise ValueError("out overlaps the logits in part; pass the logits themselves or memory apart from them")
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        """Nothing warns."""
+        return nullcontext()
+
+
+def _may_overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr() or not one.numel() or not other.numel():
+        return False
+    if one.device.type != "cpu":
+        return True  # of one storage, and not the same view
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # NumPy has no bfloat16
+    first, second = (tensor.detach().view(bits[tensor.element_size()]).numpy() for tensor in (one, other))
+    return bool(np.shares_memory(first, second))
+
+
+BACKEND = Torch("torch", xp)
