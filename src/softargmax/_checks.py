@@ -81,6 +81,8 @@ def kind_of(value: Any) -> str:
 
 def _of_another_library(value: Any) -> bool:
     # a DataFrame, a list, a number convert without a question; a tensor has a device, a gradient, a library of its own
+    if isinstance(value, (int, float, list, tuple)):  # torch.compile cannot ask those for their module
+        return False
     root = type(value).__module__.partition(".")[0]
     return root in {"torch", "jax", "jaxlib", "tensorflow", "keras", "cupy", "array_api_strict", "mlx", "dask"}
 

@@ -35,8 +35,7 @@ def beside(backend: Backend, name: str, value: Any, logits: Any) -> tuple[Any, A
     value = _unwrapped(name, value)
     library = _library(value)
     if library is None:
-        known = real_array(name, value)
-        return (known if backend.name == "numpy" else backend.from_numpy(known, logits)), known
+        return backend.converted(name, value, logits)
     if library != backend.name:
         raise WrongKindError(
             f"{name} is a {kind_of(value)} and the logits are a {kind_of(logits)}: one call takes arrays of one library"

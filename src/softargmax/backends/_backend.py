@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from softargmax._checks import WrongKindError
+from softargmax._checks import WrongKindError, real_array
 from softargmax.typing import Array
 
 
@@ -28,6 +28,11 @@ class Backend:
     def own(self, name: str, value: Any) -> Any:
         """An array of this library as one that the definitions can compute with."""
         return value
+
+    def converted(self, name: str, value: Any, like: Any) -> tuple[Any, Array | None]:
+        """Lists and numbers as an array of this library, where `like` is, and their values where they are known."""
+        known = real_array(name, value)
+        return self.from_numpy(known, like), known
 
     def from_numpy(self, array: Array, like: Any) -> Any:
         """A NumPy array as one of this library, where `like` is."""

@@ -25,6 +25,10 @@ class NumPy(Backend):
         """In native byte order; bfloat16 is known by its name: ml_dtypes, which makes it, is not imported."""
         return value if value.dtype.name == "bfloat16" else real_array(name, value)
 
+    def from_numpy(self, array: Array, like: Any) -> Any:
+        """The array."""
+        return array
+
     def known(self, array: Any) -> Array | None:
         """The array."""
         return without_bfloat16(array)

@@ -33,6 +33,12 @@ class Torch(Backend):
             raise WrongKindError(f"{name} must be a dense tensor; got layout {value.layout}; pass {name}.to_dense()")
         return value
 
+    def converted(self, name: str, value: Any, like: Any) -> tuple[Any, Array | None]:
+        """A tensor where `like` is; what torch.compile traces has no values yet."""
+        if torch.compiler.is_compiling():
+            return torch.as_tensor(value, device=like.device), None
+        return super().converted(name, value, like)
+
     def from_numpy(self, array: Array, like: Any) -> Any:
         """A tensor on the device of `like`."""
         return torch.tensor(array.tolist(), dtype=getattr(torch, array.dtype.name), device=like.device)

@@ -360,9 +360,9 @@ def _losses(z: Any, a: Any, mask: Any | None, lib: Backend) -> Any:
         return xp.sum(a, axis=-1)
     counted = xp.any(a != 0, axis=-1, keepdims=True)
     exponents = exponents_of(xp.where(counted, z, xp.zeros_like(z)), None, mask, lib)
-    log_p = log_probabilities(exponents, lib) + exponents.bad
-    log_p = xp.where((a == 0) & ~xp.isfinite(log_p), xp.zeros_like(log_p), log_p)
-    return 0.0 - xp.sum(a * log_p, axis=-1)
+    impossible = xp.any((exponents.u == -xp.inf) & (a != 0), axis=-1)
+    loss = exponents.bad[..., 0] - xp.sum(a * log_probabilities(exponents, lib), axis=-1)
+    return xp.where(impossible, loss + xp.inf, loss)  # a finite factor beside infinity: in forward mode 0 inf is NaN
 
 
 def _losses_and_gradients(z: Array, a: Array, mask: Array | None, lib: Backend) -> tuple[Array, Array]:

@@ -216,7 +216,7 @@ def exponents_of(z: Any, temperature: Any | None, mask: Any | None, lib: Backend
         fixed = xp.where((moving & hot) | (cold & (z == top) & ~nothing), xp.zeros_like(z), fixed)
         half = 0.5 * z - 0.5 * base  # 3e38 - (-3e38) overflows
         far = half < -float(xp.finfo(z.dtype).max) * lib.stop_gradient(0.5 * t)  # the quotient would
-        moving = moving & ~limit & ~far
+        moving = xp.where(limit | far, xp.zeros_like(moving), moving)  # to TensorFlow not < is >=, even of NaN
         u = xp.where(moving, xp.where(moving, half, xp.zeros_like(half)) / (0.5 * t), fixed)
     if mask is not None:
         nothing = nothing & xp.any(mask, axis=-1, keepdims=True)
@@ -242,7 +242,7 @@ def definition_of_log_softmax(z: Any, temperature: Any | None, mask: Any | None,
 
 
 def log_probabilities(exponents: Exponents, lib: Backend) -> Any:
-    """log p without `bad`. At -inf the value is -inf, and its derivative that of -log(sum): what a loss wants there.
+    """log p without `bad`. At -inf it is -log(sum), whose derivative a loss wants there; -inf is for the caller to put.
 
     The sum is 1 + rest, the first maximum left out of `rest`. Value and gradient keep their relative accuracy where p
     is near 1: there log p = -log1p(rest), as a function of the differences to that maximum.
@@ -255,7 +255,8 @@ def log_probabilities(exponents: Exponents, lib: Backend) -> Any:
     # 0 for its derivative alone
     zero = sum_of_rows(xp.where(first & (u != -xp.inf), u, xp.zeros_like(u)), lib)
     sure = -xp.log1p(rest * xp.exp(-zero))
-    return xp.where(first & (u != -xp.inf), sure, u - xp.log(rest + xp.exp(zero)))
+    below = xp.where(u == -xp.inf, xp.zeros_like(u), u)
+    return xp.where(first & (u != -xp.inf), sure, below - xp.log(rest + xp.exp(zero)))
 
 
 def definition_of_logsumexp(z: Any, lib: Backend) -> Any:
