@@ -9,6 +9,7 @@ import pytest
 
 import softargmax as sa
 from softargmax import ops
+from softargmax.backends import backend_of
 from tests.cases import definitions, libraries
 from tests.cases.compare import agrees, close
 from tests.cases.libraries import EPS, TINY, computed, rounded, spacing
@@ -181,6 +182,27 @@ def test_layouts(op, typed):
         before = library.numpy(array).copy()
         agrees(library, first(op, op(array, *args, **options)), wanted, op.result_dtype(dtype))
         np.testing.assert_array_equal(library.numpy(array), before)
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, id=op.name) for op in OPS.values()])
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_rows_computed_in_blocks(op, name, monkeypatch):
+    """Many rows, of which some at a time are computed: what one block says, bit for bit."""
+    if (op.numpy_only and name != "numpy") or op.elementwise or op.name in ("logits_from_probs", "for_sampling"):
+        pytest.skip("has no blocks here")
+    library = libraries.get(name)
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((50, 12)) * 3
+    z[7, 2], z[20], z[33, 5] = NAN, -INF, INF
+    given = op.arguments(z, rng.random((50, 12)) < 0.8, rng.uniform(0.5, 2, (50, 1)))
+    args, options = op.converted(library, "float32", *given)
+    results = []
+    for elements in (1 << 20, 12 * 7):  # a block of all; 7 blocks of 7 rows and one
+        monkeypatch.setattr(type(backend_of("z", args[0])[0]), "block_elements", elements)
+        results.append(op(*args, **options))
+    both = (result if isinstance(result, tuple) else (result,) for result in results)
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_array_equal(library.numpy(one), library.numpy(other))
 
 
 INTEGERS = ("bool", "uint8", "int32", "int8", "int16", "int64", "uint16", "uint32", "uint64")

@@ -19,11 +19,11 @@ class Torch(Backend):
 
     @property
     def block_elements(self) -> int | None:
-        """Temporaries of 1 GiB: beyond 2**31 elements nothing of the size of the whole is made but the result.
+        """Temporaries of 256 MiB: beyond 2**31 elements nothing of the size of the whole is made but the result.
 
         Compiled and exported code is not divided, so that its number of rows is free.
         """
-        return None if torch.compiler.is_compiling() else 1 << 28
+        return None if torch.compiler.is_compiling() else 1 << 26
 
     def own(self, name: str, value: Any) -> Any:
         """A dense tensor."""

@@ -103,13 +103,20 @@ class Rows:
         return z, mask
 
     def by_part(self, function: Callable[..., Any], *columns: Any | None) -> Any:
-        """`function` of every part and of the same rows of each column (a single row of it is for all), joined."""
+        """`function` of every part and of the same rows of each column (a single row of it is for all), joined.
+
+        One array, or as many as `function` returns in a tuple.
+        """
         results = []
         with self.lib.quiet():
             for index in self.parts():
                 of_part = (c if c is None or index is ... or self.lib.shape(c)[0] == 1 else c[index] for c in columns)
                 results.append(function(*self.part(index), *of_part))
-            return results[0] if len(results) == 1 else self.lib.xp.concat(results, axis=0)
+            if len(results) == 1:
+                return results[0]
+            if isinstance(results[0], tuple):
+                return tuple(self.lib.xp.concat(each, axis=0) for each in zip(*results, strict=True))
+            return self.lib.xp.concat(results, axis=0)
 
     def restored(self, values: Any) -> Any:
         """Results in the shape of `values`, (..., K), in the shape and dtype of the logits (rounded once)."""
