@@ -18,7 +18,7 @@ test-all: $(VENV)/.all  ## with every array library; and what takes minutes: the
 	$(BIN)/python -m pytest -m "minutes and not slow"
 	CUDA_VISIBLE_DEVICES= $(BIN)/softargmax parity --peers
 
-slow: $(VENV)/.dev  ## campaigns run by hand
+slow: $(VENV)/.all  ## campaigns run by hand
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.dev  ## lint, format, types, import layers
