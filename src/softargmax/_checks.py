@@ -66,7 +66,7 @@ def real_array(
 
 def not_masked(name: str, value: Any) -> None:
     """Raise where NumPy would lose a mask silently."""
-    some = value[:1] if isinstance(value, (list, tuple)) else (value,)
+    some = value if isinstance(value, (list, tuple)) else (value,)
     if any(isinstance(each, np.ma.MaskedArray) for each in some):
         raise WrongKindError(
             f"{name} is a masked array, whose mask would be lost; pass {name}.data, and its mask as mask=~{name}.mask "

@@ -273,6 +273,41 @@ def test_options_of_another_float_dtype_do_not_change_that_of_the_result(typed):
         assert library.dtype(sa.cross_entropy(z, targets, class_weights=w)) == computed(dtype)
 
 
+def test_a_list_has_the_dtype_of_the_logits_beside_it(library):
+    p, q = np.array([1.0, 2.0]), [2.0, 0.0]
+    wanted = definitions.kl_divergence(p[None], np.array([q]))[0]
+    agrees(library, sa.kl_divergence(library.array(p, "float32"), q), wanted, "float32")
+
+
+def test_weights_beyond_the_range_of_the_dtype(library):
+    z = library.array(np.array([[1.0, 2.0, 4.0], [0.0, 1.0, -1.0]]), "float32")
+    plain = library.numpy(sa.cross_entropy(z, [0, 1]))
+    for weight in (1e39, 1e-46, 1e300):
+        mean = library.numpy(sa.cross_entropy(z, [0, 1], weights=[weight, weight]))
+        np.testing.assert_allclose(mean, plain, rtol=1e-6)
+        y = [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+        mean = library.numpy(sa.binary_cross_entropy(z, y, weights=[[weight] * 3]))
+        np.testing.assert_allclose(mean, library.numpy(sa.binary_cross_entropy(z, y)), rtol=1e-6)
+    losses = sa.cross_entropy(z, [0, 1], weights=[1e30, 0.0], class_weights=[1e30, 1.0, 1.0], reduction="none")
+    np.testing.assert_array_equal(library.numpy(losses), [INF, 0])
+
+
+def test_labels_of_64_bits_are_not_wrapped_into_a_class(library):
+    z = library.array(np.array([[1.0, 2.0, 4.0], [0.0, 1.0, -1.0]]), "float32")
+    losses = library.numpy(sa.cross_entropy(z, [2**40, 1], ignore_index=2**40, reduction="none"))
+    assert losses[0] == 0
+    assert losses[1] == pytest.approx(0.4076, abs=1e-4)
+
+
+def test_labels_that_do_not_count_may_be_anything(library):
+    z = library.array(np.array([0.5, 1.5, -1.0]), "float32")
+    y, mask = library.array(np.array([1.0, NAN, -1.0]), "float32"), library.array(np.array([True, False, False]))
+    wanted = math.log1p(math.exp(-0.5))
+    for options in ({"mask": mask}, {"weights": library.array(np.array([1.0, 0.0, 0.0]), "float32")}):
+        loss = float(library.numpy(sa.binary_cross_entropy(z, y, **options)))
+        assert loss == pytest.approx(wanted, rel=1e-6)
+
+
 # ---- `out` ----
 
 

@@ -277,6 +277,17 @@ def test_tensorflow_tensors_that_are_not_dense():
     refused(TypeError, "logits must be a dense tensor", lambda: sa.softmax(tf.sparse.from_dense([[1.0, 0.0]])))
 
 
+def test_a_mask_inside_a_list_is_not_lost():
+    rows = [np.array([1.0, 2.0]), np.ma.array([5.0, 6.0], mask=[1, 0])]
+    refused(TypeError, "masked array", lambda: sa.softmax(rows))
+
+
+def test_an_expanded_tensor_is_no_place_to_write():
+    torch = libraries.get("torch").xp
+    out = torch.zeros(1).expand(3)
+    refused(ValueError, "out is an expanded tensor", lambda: sa.softmax(torch.zeros(3), out=out))
+
+
 # ---- two libraries, two devices ----
 
 

@@ -377,6 +377,67 @@ def test_a_mean_over_nothing_has_the_gradient_zero(of):
         sa.cross_entropy(z, labels, ignore_index=-1, empty="raise")
 
 
+# ---- what is learned beside the logits ----
+
+
+@pytest.mark.parametrize("of", DIFFERENTIABLE)
+def test_coefficients_of_0_have_the_gradient_of_their_neighbours(of):
+    """By a weight it is the loss at weight 1, by a target the score: also where a coefficient is 0."""
+    library = libraries.get(of)
+    z = np.array([[1.0, 2.0, 4.0], [0.0, 1.0, -1.0]])
+    nll = -definitions.log_softmax(z)
+    rows, labels, one = library.array(z, "float32"), library.array(np.array([0, 1])), library.array(1.0, "float32")
+    y = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    targets = library.array(y, "float32")
+    positive, negative = -definitions.log_sigmoid(z), -definitions.log_sigmoid(-z)
+    cases = [
+        (lambda w: sa.cross_entropy(rows, labels, weights=w, reduction="sum"), np.zeros(2), nll[[0, 1], [0, 1]]),
+        (
+            lambda c: sa.cross_entropy(rows, labels, class_weights=c, reduction="sum"),
+            np.array([0.0, 1.0, 0.0]),
+            [nll[0, 0], nll[1, 1], 0.0],
+        ),
+        (
+            lambda w: sa.binary_cross_entropy(rows, targets, weights=w, reduction="sum"),
+            np.zeros((2, 3)),
+            np.where(y == 1, positive, negative),
+        ),
+        (
+            lambda c: sa.binary_cross_entropy(rows, targets, pos_weight=c, reduction="sum"),
+            np.zeros(3),
+            (y * positive).sum(0),
+        ),
+        (lambda t: sa.binary_cross_entropy(rows, t, reduction="sum"), y, -z),
+    ]
+    for f, at, wanted in cases:
+        (gradient,) = library.vjp(library.quick(f), [library.array(at, "float32")], one)
+        np.testing.assert_allclose(library.numpy(gradient), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", DIFFERENTIABLE)
+def test_an_ignored_row_of_nan_has_no_gradient_at_all(of):
+    library = libraries.get(of)
+    z = library.array(np.array([[NAN, 1.0], [0.0, 2.0]]), "float32")
+    labels, one = library.array(np.array([0, 1])), library.array(1.0, "float32")
+    f = library.quick(lambda z, w: sa.cross_entropy(z, labels, weights=w, reduction="sum"))
+    at_z, at_w = library.vjp(f, [z, library.array(np.array([0.0, 0.0]), "float32")], one)
+    np.testing.assert_array_equal(library.numpy(at_z), np.zeros((2, 2)))
+    np.testing.assert_allclose(library.numpy(at_w), [0.0, math.log1p(math.exp(-2))], rtol=1e-5)
+
+
+@pytest.mark.parametrize("of", DIFFERENTIABLE)
+def test_a_temperature_near_0_is_the_rule_of_0(of):
+    library = libraries.get(of)
+    z = library.array(np.array([[1.0, 2.0, 4.0], [2.0, 2.0, 1.0]]), "float32")
+    for t in (1e-20, 1e-30, 1e-38, 1e-45):
+        f = library.quick(lambda z, t: sa.softmax(z, temperature=t))
+        column = library.array(np.full((2, 1), t), "float32")
+        np.testing.assert_array_equal(library.numpy(f(z, column)), [[0, 0, 1], [0.5, 0.5, 0]])
+        g = library.array(np.arange(6.0).reshape(2, 3), "float32")
+        _, at_t = library.vjp(f, [z, column], g)
+        np.testing.assert_array_equal(library.numpy(at_t), np.zeros((2, 1)))
+
+
 # ---- temperatures that are learned ----
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_vmap_is_the_batch(op, of):
     else:
         result = (library.xp.vmap if of == "jax" else library.xp.func.vmap)(one)(*arrays)
     agrees(library, result, wanted, op.result_dtype("float32"))
+
+
+@every_op
+@pytest.mark.parametrize("of", ["torch", "jax"])
+def test_vmap_along_another_axis(op, of):
+    library = libraries.get(of)
+    if op.elementwise or op.name in ("logits_from_probs", "for_sampling"):
+        pytest.skip("has no axis")
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((4, 3, 2)), rng.integers(0, 3, (4, 2))
+    rest = {"cross_entropy": (y,), "log_prob": (y,), "kl_divergence": (z[::-1].copy(),)}.get(op.name, ())
+    arrays = [library.array(a, "float32" if a.dtype.kind == "f" else None) for a in (z, *rest)]
+    vmap = library.xp.vmap if of == "jax" else library.xp.func.vmap
+    result = vmap(lambda *one: op(*one, axis=0))(*arrays)
+    np.testing.assert_allclose(library.numpy(result), library.numpy(op(*arrays, axis=1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("of", ["torch", "jax"])
@@ -233,6 +249,50 @@ def test_torch_export(torch):
         torch.testing.assert_close(one, other)
 
 
+def test_torch_exports_losses_of_any_batch(torch):
+    class Loss(torch.nn.Module):
+        def forward(self, z, labels, targets):
+            return sa.cross_entropy(z, labels), sa.binary_cross_entropy(z, targets)
+
+    def arrays(n):
+        rng = np.random.default_rng(n)
+        z, y = torch.tensor(rng.standard_normal((n, 3)), dtype=torch.float32), torch.tensor(rng.integers(0, 3, n))
+        return z, y, torch.nn.functional.one_hot(y, 3).float()
+
+    rows = torch.export.Dim("rows", min=2)
+    program = torch.export.export(Loss(), arrays(4), dynamic_shapes=({0: rows},) * 3)
+    for n in (5, 5000):
+        for one, other in zip(program.module()(*arrays(n)), Loss()(*arrays(n)), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_torch_jit_trace(torch):
+    def both(z, y):
+        return sa.cross_entropy(z, y, reduction="none"), sa.softmax(z, temperature=2.0)
+
+    z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates it, and speaks of what it makes constant
+        traced = torch.jit.trace(both, (z, y), check_trace=False)
+    more = torch.cat([z, z + torch.eye(4, 3)]), torch.cat([y, y])
+    for one, other in zip(traced(*more), both(*more), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_torch_inductor_keeps_the_digits_of_a_small_divergence(torch):
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++")))):
+        pytest.skip("no C++ compiler, which inductor needs")
+    rng = np.random.default_rng(0)
+    z = rounded(rng.standard_normal((50, 1000)) * 10, "float32")
+    q = rounded(z + rng.standard_normal((50, 1000)) * 1e-3, "float32")
+    arrays = torch.tensor(z, dtype=torch.float32), torch.tensor(q, dtype=torch.float32)
+    torch.compiler.reset()
+    for divergence in (sa.kl_divergence, torch.compile(sa.kl_divergence)):
+        values = divergence(*arrays).numpy()
+        assert np.all(values >= 0)
+        np.testing.assert_allclose(values, definitions.kl_divergence(z, q), rtol=0.02, atol=1e-11)
+
+
 def cuda_or_skip(torch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device in this machine")
@@ -289,6 +349,32 @@ def test_tensorflow_signatures_of_unknown_extents(tf, op):
         arrays, named = op.converted(library, "float32", args, options)
         agrees(library, graph(*arrays, *named.values()), wanted, op.result_dtype("float32"))
     assert graph.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_tensorflow_extents_that_do_not_fit_are_found_when_it_runs(tf, jit):
+    """Where the graph does not know extents, operations would broadcast what is not one a row or one a class."""
+    z = tf.constant([[1.0, 2.0, 4.0], [3.0, 3.0, 1.0]])
+    one, two, three = tf.constant([1.0]), tf.constant([1.0, 1.0]), tf.constant([1.0, 1.0, 1.0])
+    labels = tf.constant([0, 1])
+    calls = {
+        "labels": (lambda z, y: sa.cross_entropy(z, y), (z, labels), (z, tf.constant([1])), (z[:1], labels)),
+        "scored": (lambda z, y: sa.log_prob(z, y), (z, labels), (z, tf.constant([1]))),
+        "targets": (lambda z, q: sa.cross_entropy(z, q), (z, sa.softmax(z)), (z, sa.softmax(z[:1]))),
+        "transposed": (lambda z, q: sa.kl_divergence(z, q), (z, z), (z, tf.transpose(z))),
+        "weights": (lambda z, w: sa.cross_entropy(z, labels, weights=w), (z, two), (z, one)),
+        "classes": (lambda z, c: sa.cross_entropy(z, labels, class_weights=c), (z, three), (z, one)),
+        "binary": (lambda z, y: sa.binary_cross_entropy(z, y), (z, sa.sigmoid(z)), (z, sa.sigmoid(z[:1]))),
+        "mask": (lambda z, m: sa.softmax(z, mask=m), (z, z > 1), (z[:1], z > 1)),
+        "temperature": (lambda z, t: sa.softmax(z, temperature=t), (z, z[:, :1]), (z, z[:1])),
+    }
+    for name, (call, fitting, *others) in calls.items():
+        signature = [tf.TensorSpec([None] * a.shape.rank, a.dtype) for a in fitting]
+        graph = tf.function(call, input_signature=signature, jit_compile=jit)
+        np.testing.assert_allclose(graph(*fitting).numpy(), call(*fitting).numpy(), rtol=1e-5, err_msg=name)
+        for arrays in others:
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                print(name, graph(*arrays))
 
 
 def test_tensorflow_gradients_in_a_graph_of_unknown_extents(tf):

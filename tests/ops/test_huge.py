@@ -22,7 +22,7 @@ def pattern():
 
 
 def repeats(values, pattern):
-    """Every row of `values` is that of the pattern, bit for bit; the last block by itself, where offsets are largest."""
+    """Every row of `values` is that of the pattern, bit for bit."""
     assert len(values) == N
     bits = f"u{pattern.dtype.itemsize}"
     wanted = pattern.view(bits)

@@ -57,11 +57,28 @@ class Backend:
         """The shape; None for an extent that a trace does not know."""
         return tuple(array.shape)
 
+    def extents(self, array: Any) -> tuple[Any, ...]:
+        """The shape when it runs: where a trace does not know an extent, the library's symbol for it."""
+        return self.shape(array)
+
+    def fitting(self, name: str, array: Any, extents: tuple[Any, ...], *, broadcast: bool = False) -> Any:
+        """The array, checked when it runs to have these extents (or to broadcast to them) where a trace cannot."""
+        return array
+
     def default_float(self) -> str:
         """What integers are computed in."""
         return "float64"
 
-    # ---- words that the standard lacks ----
+    # ---- words that the standard lacks, or that a library has under another name ----
+
+    def moveaxis(self, array: Any, source: int, destination: int) -> Any:
+        """One axis moved, the others in their order."""
+        return self.xp.moveaxis(array, source, destination)
+
+    def extent(self, array: Any) -> int | None:
+        """The last extent, if it is a number and not a symbol of a trace."""
+        extent = self.shape(array)[-1]
+        return extent if isinstance(extent, int) else None
 
     def stop_gradient(self, array: Any) -> Any:
         """The same values, constant to whoever differentiates."""

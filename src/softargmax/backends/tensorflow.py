@@ -71,12 +71,6 @@ class _Words:
         return tf.concat(xs, axis=axis)
 
     @staticmethod
-    def moveaxis(x: Any, source: int, destination: int) -> Any:
-        order = list(range(x.shape.rank))
-        order.insert(destination % x.shape.rank, order.pop(source))
-        return x if order == list(range(x.shape.rank)) else tf.transpose(x, order)
-
-    @staticmethod
     def reshape(x: Any, shape: Any) -> Any:
         # None: that extent of x, known when it runs
         return tf.reshape(x, [tf.shape(x)[i] if extent is None else extent for i, extent in enumerate(shape)])
@@ -117,6 +111,26 @@ class TensorFlow(Backend):
         """The static shape."""
         return tuple(array.shape.as_list())
 
+    def extents(self, array: Any) -> tuple[Any, ...]:
+        """tf.shape where the static shape says None."""
+        return tuple(tf.shape(array)[i] if n is None else n for i, n in enumerate(self.shape(array)))
+
+    def fitting(self, name: str, array: Any, extents: tuple[Any, ...], *, broadcast: bool = False) -> Any:
+        """An assertion where extents are unknown: operations would broadcast what does not fit."""
+        pairs = list(zip(reversed(self.extents(array)), reversed(extents), strict=False))
+        unknown = [(mine, other) for mine, other in pairs if tf.is_tensor(mine) or tf.is_tensor(other)]
+        if not unknown:
+            return array
+        fits = [tf.equal(mine, other) | (broadcast & tf.equal(mine, 1)) for mine, other in unknown]
+        wanted = "broadcast to" if broadcast else "have"
+        told = [f"{name} must {wanted} shape", tf.stack(extents), "; got shape", tf.shape(array)]
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), told)]):
+            array = tf.identity(array)
+        # XLA leaves assertions out, and compares in these: the number of entries, then every extent
+        if not broadcast:
+            array = tf.reshape(tf.reshape(array, [tf.reduce_prod(extents)]), tf.shape(array))
+        return tf.broadcast_to(array, extents)
+
     def default_float(self) -> str:
         """float32, as in TensorFlow."""
         return "float32"
@@ -124,6 +138,12 @@ class TensorFlow(Backend):
     def stop_gradient(self, array: Any) -> Any:
         """`tf.stop_gradient`."""
         return tf.stop_gradient(array)
+
+    def moveaxis(self, array: Any, source: int, destination: int) -> Any:
+        """A transposition."""
+        order = list(range(array.shape.rank))
+        order.insert(destination % array.shape.rank, order.pop(source))
+        return tf.transpose(array, order)
 
     def positions(self, array: Any) -> Any:
         """int64, that of tf.argmax."""

@@ -21,9 +21,9 @@ class Torch(Backend):
     def block_elements(self) -> int | None:
         """Temporaries of 256 MiB: beyond 2**31 elements nothing of the size of the whole is made but the result.
 
-        Compiled and exported code is not divided, so that its number of rows is free.
+        Compiled, exported and traced code is not divided, so that its number of rows is free.
         """
-        return None if torch.compiler.is_compiling() else 1 << 26
+        return None if _traced() else 1 << 26
 
     def own(self, name: str, value: Any) -> Any:
         """A dense tensor."""
@@ -41,11 +41,11 @@ class Torch(Backend):
 
     def from_numpy(self, array: Array, like: Any) -> Any:
         """A tensor on the device of `like`."""
-        return torch.tensor(array.tolist(), dtype=getattr(torch, array.dtype.name), device=like.device)
+        return torch.tensor(np.array(array), device=like.device)
 
     def known(self, array: Any) -> Array | None:
         """The values of a tensor on the CPU that no transformation stands before."""
-        if array.device.type != "cpu" or torch.compiler.is_compiling():
+        if array.device.type != "cpu" or _traced():
             return None
         try:
             plain = array.detach()
@@ -61,6 +61,15 @@ class Torch(Backend):
         """What torch.set_default_dtype says: float32 unless changed; half precision is not for computing."""
         return "float64" if torch.get_default_dtype() == torch.float64 else "float32"
 
+    def moveaxis(self, array: Any, source: int, destination: int) -> Any:
+        """movedim: torch.func.vmap has no rule for moveaxis."""
+        return torch.movedim(array, source, destination)
+
+    def extent(self, array: Any) -> int | None:
+        """None where torch.compile or export leave it open; asking for its value would fix it."""
+        extent = array.shape[-1]
+        return None if isinstance(extent, torch.SymInt) else int(extent)
+
     def stop_gradient(self, array: Any) -> Any:
         """Detached from the graph."""
         return array.detach()
@@ -71,6 +80,8 @@ class Torch(Backend):
             raise WrongKindError(f"out must be a tensor; got {type(out).__name__}")
         if out.requires_grad or (source.requires_grad and torch.is_grad_enabled()):
             raise ValueError("out cannot be written where a gradient is wanted: leave it out, or use torch.no_grad()")
+        if any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+            raise ValueError("out is an expanded tensor, whose entries share memory; pass out.clone()")
         if out.device != source.device:
             raise ValueError(f"out is on {out.device} and the logits are on {source.device}: bring them to one device")
         if out.is_set_to(source) or not _may_overlap(out, source):
@@ -80,6 +91,10 @@ class Torch(Backend):
     def quiet(self) -> AbstractContextManager[Any]:
         """Nothing warns."""
         return nullcontext()
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _may_overlap(one: torch.Tensor, other: torch.Tensor) -> bool:

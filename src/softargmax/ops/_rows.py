@@ -11,6 +11,7 @@ import numpy as np
 
 from softargmax._checks import WrongKindError, at, first_true
 from softargmax.backends import Backend, backend_of, beside
+from softargmax.typing import Array
 
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
@@ -54,14 +55,27 @@ class Rows:
         return self.shape[self.axis]
 
     @property
+    def extents(self) -> tuple[Any, ...]:
+        """The shape when it runs (see Backend.extents)."""
+        return self.lib.extents(self.source)
+
+    @property
     def reduced_shape(self) -> tuple[Any, ...]:
         """The shape without the classes."""
-        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return self.reduced_of(self.shape)
+
+    def reduced_of(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A shape of the logits' dimensions without that of the classes."""
+        return shape[: self.axis] + shape[self.axis + 1 :]
 
     @property
     def kept_shape(self) -> tuple[Any, ...]:
         """The shape with one in place of the classes."""
-        return (*self.shape[: self.axis], 1, *self.shape[self.axis + 1 :])
+        return self.kept_of(self.shape)
+
+    def kept_of(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A shape of the logits' dimensions with one in place of the classes."""
+        return (*shape[: self.axis], 1, *shape[self.axis + 1 :])
 
     @property
     def n(self) -> int:
@@ -72,7 +86,7 @@ class Rows:
         """An array of the logits' dimensions, with `width` entries along the class axis, in the shape of `values`."""
         xp = self.lib.xp
         if self.axis != len(self.shape) - 1:
-            array = xp.moveaxis(array, self.axis, -1)
+            array = self.lib.moveaxis(array, self.axis, -1)
         if self.lib.block_elements is None:
             return array
         return xp.reshape(array, (self.n, width))
@@ -124,7 +138,7 @@ class Rows:
         if self.lib.block_elements is not None:
             values = xp.reshape(values, (*self.reduced_shape, self.n_classes))
         if self.axis != len(self.shape) - 1:
-            values = xp.moveaxis(values, -1, self.axis)
+            values = self.lib.moveaxis(values, -1, self.axis)
         with self.lib.quiet():
             return _contiguous(xp.astype(values, self.dtype, copy=False))
 
@@ -152,6 +166,26 @@ def result_dtypes(lib: Backend, name: str, array: Any) -> tuple[Any, Any]:
     raise WrongKindError(
         f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or bool); got dtype {kind}"
     )
+
+
+def in_range(lib: Backend, weights: Any, known: Array, dtype: Any) -> tuple[Any, int]:
+    """Weights in `dtype` over a power of two near the largest, and its exponent: products and sums stay in range."""
+    largest = float(known.max(initial=0.0))
+    exponent = max(math.frexp(largest)[1] - 1, -120) if largest > 0 else 0
+    # what float64 alone holds is scaled before it is rounded; if `weights` are less, they came as a list
+    if known.dtype == np.float64 and lib.dtype_name(weights) != "float64":
+        return lib.xp.astype(lib.from_numpy(known / math.ldexp(1.0, exponent), weights), dtype, copy=False), exponent
+    if lib.dtype_name(weights) != "float64":
+        weights = lib.xp.astype(weights, dtype, copy=False)
+    return lib.xp.astype(weights / math.ldexp(1.0, exponent), dtype, copy=False), exponent
+
+
+def times_power(x: Any, exponent: int) -> Any:
+    """x 2**exponent, a step at a time: 0 stays 0 where the power itself is no number of the dtype."""
+    while exponent:
+        step = max(-100, min(exponent, 100))
+        x, exponent = x * 2.0**step, exponent - step
+    return x
 
 
 def broadcasts(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
@@ -193,7 +227,7 @@ def bool_mask(lib: Backend, mask: Any, like: Any, shape: tuple[Any, ...], *, nam
         )
     if not broadcasts(lib.shape(array), shape):
         raise ValueError(f"mask must broadcast to the shape of the {name} {shape}; got shape {lib.shape(array)}")
-    return with_dimensions(lib, array, len(shape))
+    return with_dimensions(lib, lib.fitting("mask", array, lib.extents(like), broadcast=True), len(shape))
 
 
 def _mask(rows: Rows, name: str, mask: Any) -> Any | None:
@@ -229,6 +263,8 @@ def row_temperatures(temperature: Any, rows: Rows) -> Any | None:
             f"temperature must be one number or broadcast to shape {rows.kept_shape} (one T a row, size 1 along the "
             f"class axis); got shape {shape}"
         )
+    if not one:
+        array = lib.fitting("temperature", array, rows.kept_of(rows.extents), broadcast=True)
     array = xp.astype(array, xp.float64 if lib.name == "numpy" else rows.computed, copy=False) + 0.0  # -0.0 is 0
     if lib.block_elements is None:
         return rows.classes_last(with_dimensions(lib, array, len(rows.shape)), 1)

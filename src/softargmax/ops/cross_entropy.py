@@ -20,7 +20,7 @@ from softargmax._checks import (
     sum_tolerance,
 )
 from softargmax.backends import Backend, beside
-from softargmax.ops._rows import FLOATS, INTEGERS, Rows, result_dtypes, same_shape
+from softargmax.ops._rows import FLOATS, INTEGERS, Rows, in_range, result_dtypes, same_shape, times_power
 from softargmax.ops.softmax import (
     definition_of_log_softmax,
     exponents_of,
@@ -85,7 +85,7 @@ def cross_entropy(
         totals = lib.xp.where(problem.refused, lib.xp.nan, totals)
     losses = problem.rows.reduced(losses)
     with lib.quiet():
-        loss = reduce_losses(lib, losses, totals, reduction, empty, scale=problem.scale)
+        loss = reduce_losses(lib, losses, totals, reduction, empty, exponent=problem.exponent)
         return _scalar(lib.xp.astype(loss, problem.rows.computed, copy=False))
 
 
@@ -128,7 +128,7 @@ def cross_entropy_and_grad(
         return _coefficients(problem, z, mask, *columns).sum(axis=-1)
 
     totals = rows.by_part(total_of_part, *problem.columns)
-    denominator, scale = (float(totals.sum()), 1.0) if reduction == "mean" else (1.0, problem.scale)
+    denominator, exponent = (float(totals.sum()), 0) if reduction == "mean" else (1.0, problem.exponent)
     gradient = np.empty(rows.values.shape, rows.dtype)
     losses = np.empty(rows.n)
     with np.errstate(all="ignore"):
@@ -138,9 +138,9 @@ def cross_entropy_and_grad(
                 problem, z, m, *(column if column is None else column[index] for column in problem.columns)
             )
             losses[index], of_part = _losses_and_gradients(z, a, m, rows.lib)
-            gradient[index] = of_part / (denominator or 1.0) * scale  # scaled in float64, rounded once
+            gradient[index] = times_power(of_part / (denominator or 1.0), exponent)  # in float64, rounded once
         losses = rows.reduced(losses)
-        loss = reduce_losses(rows.lib, losses, totals, reduction, empty, scale=problem.scale)
+        loss = reduce_losses(rows.lib, losses, totals, reduction, empty, exponent=problem.exponent)
         return _scalar(np.asarray(loss).astype(rows.computed)), rows.restored(gradient)
 
 
@@ -163,7 +163,7 @@ def log_prob(logits: Logits, labels: Labels, /, *, axis: int = -1, mask: Mask | 
     if rows.n_classes == 0 and 0 not in rows.reduced_shape:
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
     given, known = beside(lib, "labels", labels, rows.source)
-    index, _ = _checked_labels(rows, given, known, None)
+    index, _ = _checked_labels(rows, given, known if _all_known(rows) else None, None)
 
     def of_part(z: Any, mask: Any, label: Any) -> Any:
         hit = lib.positions(z) == xp.expand_dims(label, axis=-1)
@@ -185,7 +185,7 @@ class _Problem:
     weights: Any  # one a row, 0 where it does not count
     class_weights: Any | None  # (K,)
     smoothing: float
-    scale: float  # what the weights were divided by; a mean does not need it
+    exponent: int  # of the power of two that the weights were divided by; a mean does not need it
     refused: Any | None
     """The rows that raise where values are known, and are NaN where they are not, never another class's loss.
 
@@ -218,9 +218,9 @@ def _problem(
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
         raise TypeError(f"ignore_index must be an integer; got {ignore_index!r}")
 
-    row_weight, row_scale, wrong = _weights(rows, "weights", weights, row_weights, rows.reduced_shape)
-    per_class, class_scale, wrong_classes = _weights(
-        rows, "class_weights", class_weights, per_class_weights, (rows.n_classes,)
+    row_weight, row_exponent, wrong = _weights(rows, "weights", weights, row_weights, rows.reduced_of)
+    per_class, class_exponent, wrong_classes = _weights(
+        rows, "class_weights", class_weights, per_class_weights, lambda shape: shape[rows.axis : rows.axis + 1]
     )
     refused = [] if wrong is None else [rows.per_row(wrong)]
     if wrong_classes is not None:
@@ -232,6 +232,7 @@ def _problem(
         row_weight = xp.where(xp.any(rows.mask, axis=-1), row_weight, xp.zeros_like(one))
 
     given, known = beside(lib, "labels", labels_or_targets, rows.source)
+    known = known if _all_known(rows) else None
     labels = targets = None
     if len(lib.shape(given)) == len(rows.shape):
         if ignore_index is not None and lib.dtype_name(given) in FLOATS:
@@ -250,8 +251,12 @@ def _problem(
         refused.append(wrong)
     whole = functools.reduce(operator.or_, refused) if refused else None
     return _Problem(
-        rows, labels, targets, row_weight, per_class, float(label_smoothing), row_scale * class_scale, whole
+        rows, labels, targets, row_weight, per_class, float(label_smoothing), row_exponent + class_exponent, whole
     )
+
+
+def _all_known(rows: Rows) -> bool:
+    return all(extent is not None for extent in rows.shape)
 
 
 def _wide(rows: Rows) -> Any:
@@ -260,43 +265,63 @@ def _wide(rows: Rows) -> Any:
 
 
 def _weights(
-    rows: Rows, name: str, value: Any | None, check: Callable[[str, Any, tuple[Any, ...]], Any], shape: tuple[Any, ...]
-) -> tuple[Any | None, float, Any | None]:
-    """Weights over a power of two near the largest, and that power: their products and sums stay in range.
-
-    And which are no weights, where values are not known.
-    """
+    rows: Rows,
+    name: str,
+    value: Any | None,
+    check: Callable[[str, Any, tuple[Any, ...]], Any],
+    part_of: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+) -> tuple[Any | None, int, Any | None]:
+    """Weights over a power of two, and its exponent; and which are no weights, where values are not known."""
     if value is None:
-        return None, 1.0, None
+        return None, 0, None
     lib, xp = rows.lib, rows.lib.xp
     given, known = beside(lib, name, value, rows.source)
     result_dtypes(lib, name, given)
-    array, scale = xp.astype(given, _wide(rows), copy=False), 1.0
+    shape = part_of(rows.shape)
+    fits = same_shape(lib.shape(given), shape)
     if known is not None:
-        largest = float(check(name, known, shape).max(initial=0.0))
-        scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-        return array / scale, scale, None
-    if not same_shape(lib.shape(array), shape):
-        raise ValueError(f"{name} must have shape {shape}; got shape {lib.shape(array)}")
+        check(name, known, known.shape if fits else shape)
+        given = lib.fitting(name, given, part_of(rows.extents))
+        return *in_range(lib, given, known, _wide(rows)), None
+    if not fits:
+        raise ValueError(f"{name} must have shape {shape}; got shape {lib.shape(given)}")
+    array = xp.astype(lib.fitting(name, given, part_of(rows.extents)), _wide(rows), copy=False)
     fine = (array >= 0) & xp.isfinite(array)
-    return xp.where(fine, array, xp.zeros_like(array)), scale, ~fine
+    return xp.where(fine, array, xp.zeros_like(array)), 0, ~fine
 
 
 def _checked_labels(rows: Rows, given: Any, known: Any | None, ignore_index: int | None) -> tuple[Any, Any | None]:
-    """Labels, one a row, in the integers of `positions`; and which of them are to be ignored."""
+    """Labels, one a row, in the integers of `positions`, -1 where ignored; and which of them are."""
     lib, xp = rows.lib, rows.lib.xp
-    kind = lib.dtype_name(given)
-    if known is not None:
-        integer_labels(known, rows.reduced_shape, rows.n_classes, ignore_index=ignore_index)
-    elif kind not in INTEGERS:
-        raise WrongKindError(f"labels must be integers; got dtype {kind}")
-    elif not same_shape(lib.shape(given), rows.reduced_shape):
-        raise ValueError(f"labels must have shape {rows.reduced_shape}, one label a row; got shape {lib.shape(given)}")
     integers = lib.positions(rows.values).dtype
-    labels = rows.per_row(xp.astype(given, integers, copy=False))
-    if ignore_index is None or not np.iinfo(kind).min <= ignore_index <= np.iinfo(kind).max:
-        return labels, None
-    return labels, rows.per_row(given == int(ignore_index))  # as they came: 2**64 - 1 of uint64 is -1 by now
+    if known is not None:
+        checked = integer_labels(known, rows.reduced_shape, rows.n_classes, ignore_index=ignore_index)
+        if ignore_index is None:
+            return rows.per_row(xp.astype(given, integers, copy=False)), None
+        outside = known == ignore_index
+        given, outside = (lib.from_numpy(values, rows.source) for values in (np.where(outside, -1, checked), outside))
+        return rows.per_row(xp.astype(given, integers, copy=False)), rows.per_row(outside)
+    kind = lib.dtype_name(given)
+    if kind not in INTEGERS:
+        raise WrongKindError(f"labels must be integers; got dtype {kind}")
+    if not same_shape(lib.shape(given), rows.reduced_shape):
+        raise ValueError(f"labels must have shape {rows.reduced_shape}, one label a row; got shape {lib.shape(given)}")
+    given = lib.fitting("labels", given, rows.reduced_of(rows.extents))
+    # looked at as they came: 2**64 - 1 of uint64 is -1 after a cast, and 2**32 may be 0
+    lowest, highest = np.iinfo(kind).min, np.iinfo(kind).max
+    ignored = None
+    if ignore_index is not None and lowest <= ignore_index <= highest:
+        ignored = given == int(ignore_index)
+        given = xp.where(ignored, xp.zeros_like(given), given)
+    inside = given >= 0
+    if rows.n_classes is not None and rows.n_classes <= highest:
+        inside = inside & (given < rows.n_classes)
+    labels = xp.astype(given, integers, copy=False)
+    if ignored is not None:
+        inside = inside & (xp.zeros_like(labels) == xp.astype(ignored, integers))
+    return rows.per_row(xp.where(inside, labels, xp.zeros_like(labels) - 1)), (
+        None if ignored is None else rows.per_row(ignored)
+    )
 
 
 def _checked_targets(rows: Rows, given: Any, row_weight: Any) -> tuple[Any, Any | None]:
@@ -310,7 +335,7 @@ def _checked_targets(rows: Rows, given: Any, row_weight: Any) -> tuple[Any, Any 
             f"targets of the logits' shape must be float probabilities; got dtype {kind}; "
             f"for one-hot rows pass targets.argmax(axis={rows.axis}) as labels, or targets.astype(float)"
         )
-    targets = rows.classes_last(given, rows.n_classes)
+    targets = rows.classes_last(lib.fitting("targets", given, rows.extents), rows.n_classes)
     tolerance = sum_tolerance(kind, rows.n_classes or 0)
     known, counted = lib.known(targets), lib.known(row_weight != 0)
     if known is not None and counted is not None:
@@ -354,15 +379,21 @@ def _coefficients(problem: _Problem, z: Any, mask: Any | None, weights: Any, lab
 
 
 def _losses(z: Any, a: Any, mask: Any | None, lib: Backend) -> Any:
-    """sum_k a_k (-log p_k) of rows; a row that does not count (a = 0) is 0 whatever it holds."""
+    """sum_k a_k (-log p_k) of rows; a row that does not count (a = 0) is 0 whatever it holds.
+
+    Only what would make NaN of that 0 is taken out of it: its derivative by a weight of 0 is the loss at weight 1.
+    """
     xp = lib.xp
     if lib.shape(z)[-1] == 0:  # then there are no rows
         return xp.sum(a, axis=-1)
     counted = xp.any(a != 0, axis=-1, keepdims=True)
-    exponents = exponents_of(xp.where(counted, z, xp.zeros_like(z)), None, mask, lib)
+    dead = xp.isnan(xp.max(z, axis=-1, keepdims=True)) & (counted == xp.zeros_like(counted))
+    exponents = exponents_of(xp.where(dead, xp.zeros_like(z), z), None, mask, lib)
     impossible = xp.any((exponents.u == -xp.inf) & (a != 0), axis=-1)
-    loss = exponents.bad[..., 0] - xp.sum(a * log_probabilities(exponents, lib), axis=-1)
-    return xp.where(impossible, loss + xp.inf, loss)  # a finite factor beside infinity: in forward mode 0 inf is NaN
+    bad = xp.where(counted, exponents.bad, xp.zeros_like(exponents.bad))[..., 0]
+    loss = bad - xp.sum(a * log_probabilities(exponents, lib), axis=-1)
+    loss = xp.where(impossible, loss + xp.inf, loss)  # a finite factor beside infinity: in forward mode 0 inf is NaN
+    return xp.where(dead[..., 0], xp.zeros_like(loss), loss)
 
 
 def _losses_and_gradients(z: Array, a: Array, mask: Array | None, lib: Backend) -> tuple[Array, Array]:
@@ -381,14 +412,14 @@ def _losses_and_gradients(z: Array, a: Array, mask: Array | None, lib: Backend) 
     return _losses(z, a, mask, lib), np.where(zero, 0, gradient)
 
 
-def reduce_losses(lib: Backend, losses: Any, totals: Any, reduction: str, empty: str, *, scale: float = 1.0) -> Any:
+def reduce_losses(lib: Backend, losses: Any, totals: Any, reduction: str, empty: str, *, exponent: int = 0) -> Any:
     """Losses, their sum, or their sum over that of `totals`; if that is 0, as `empty` says."""
     xp = lib.xp
     if reduction == "none":
-        return losses if scale == 1 else losses * scale
+        return times_power(losses, exponent)
     loss = _total(losses, lib)
     if reduction == "sum":
-        return loss if scale == 1 else loss * scale
+        return times_power(loss, exponent)
     denominator = _total(totals, lib)
     known = lib.known(denominator)
     if empty == "raise" and known is not None and known == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from softargmax._checks import WrongKindError
@@ -9,6 +10,9 @@ from softargmax.backends import Backend, beside
 from softargmax.ops._rows import Rows, same_shape
 from softargmax.ops.softmax import exponents_of, log_probabilities, sum_of_rows
 from softargmax.typing import Logits, Mask
+
+# (exp(d) - 1 - d) / d**2 for -1 < d < 1: the last term is below 1e-17 of the sum
+_SERIES = tuple(1 / math.factorial(n) for n in range(2, 20))
 
 
 def entropy(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None) -> Any:
@@ -57,6 +61,9 @@ def kl_divergence(p_logits: Logits, q_logits: Logits, /, *, axis: int = -1, mask
     given, _ = beside(lib, "q_logits", q_logits, rows.source)
     if not same_shape(lib.shape(given), rows.shape):
         raise ValueError(f"p_logits and q_logits must have one shape; got {rows.shape} and {lib.shape(given)}")
+    given = lib.fitting("q_logits", given, rows.extents)
+    if isinstance(q_logits, (list, tuple)):  # its numbers have no dtype of their own
+        given = xp.astype(given, rows.dtype)
     others = Rows.of(given, axis, mask, name="q_logits")
     if others.computed != rows.computed:
         kinds = lib.dtype_name(rows.source), lib.dtype_name(given)
@@ -88,7 +95,10 @@ def _distribution(z: Any, mask: Any | None, lib: Backend) -> tuple[Any, Any, Any
 
 
 def _divergences(p: Any, log_p: Any, q: Any, log_q: Any, lib: Backend) -> Any:
-    """p (log p - log q) - p + q, with d = log q - log p: p (expm1(d) - d), or q - p - p d where d is not small."""
+    """p (log p - log q) - p + q, with d = log q - log p: p (exp(d) - 1 - d), or q - p - p d where d is not small.
+
+    The series stands for expm1(d) - d, which loses the digits of a small d; and expm1 of torch.compile loses its own.
+    """
     xp = lib.xp
     zero = xp.zeros_like(p)
     without_p, without_q = p == 0, log_q == -xp.inf
@@ -96,5 +106,8 @@ def _divergences(p: Any, log_p: Any, q: Any, log_q: Any, lib: Backend) -> Any:
     d = xp.where(without_p | without_q, zero, d)
     near = (d < 1) & (d > -1)
     small = xp.where(near, d, zero)
-    term = xp.where(near, p * (xp.expm1(small) - small), q - p - p * d)
+    series = zero + _SERIES[-1]
+    for factor in _SERIES[-2::-1]:
+        series = factor + small * series
+    term = xp.where(near, p * (small * small * series), q - p - p * d)
     return xp.where(without_p, q, xp.where(without_q, xp.inf, term))

@@ -9,7 +9,7 @@ import numpy as np
 
 from softargmax._checks import at, first_true
 from softargmax.backends import Backend, backend_of, beside
-from softargmax.ops._rows import bool_mask, broadcasts, result_dtypes, same_shape
+from softargmax.ops._rows import bool_mask, broadcasts, in_range, result_dtypes, same_shape, times_power
 from softargmax.ops.cross_entropy import Empty, Reduction, check_reduction, reduce_losses
 from softargmax.typing import Labels, Logits, Mask, Targets, Weights
 
@@ -81,15 +81,15 @@ def binary_cross_entropy(
     _, computed = result_dtypes(lib, "logits", array)
     z = xp.astype(array, computed, copy=False)
     one = xp.ones_like(z)
-    y = _targets(lib, labels_or_targets, array, one)
-    w = one * _weight(lib, "weights", weights, array, one)
+    weight, exponent = _weight(lib, "weights", weights, array, one)
+    w = one * weight
     if mask is not None:
         w = xp.where(bool_mask(lib, mask, array, lib.shape(array)), w, xp.zeros_like(one))
-    y = xp.where(w == 0, xp.zeros_like(y), y)  # what does not count may be anything
-    positive = w * _weight(lib, "pos_weight", pos_weight, array, one) * y
+    y = _targets(lib, labels_or_targets, array, w)
+    positive, of_positives = _weight(lib, "pos_weight", pos_weight, array, one)
     with lib.quiet():
-        losses = _weighted(positive, z, lib) + _weighted(w * (1 - y), -z, lib)
-        loss = reduce_losses(lib, losses, w, reduction, empty)
+        losses = times_power(_weighted(w * positive * y, z, lib), of_positives) + _weighted(w * (1 - y), -z, lib)
+        loss = reduce_losses(lib, losses, w, reduction, empty, exponent=exponent)
     return loss[()] if isinstance(loss, np.ndarray) else loss
 
 
@@ -113,27 +113,30 @@ def _by_entry(logits: Any, definition: Callable[[Any, Backend], Any]) -> Any:
     return result[()] if isinstance(result, np.ndarray) else result
 
 
-def _weight(lib: Backend, name: str, value: Any | None, logits: Any, one: Any) -> Any:
+def _weight(lib: Backend, name: str, value: Any | None, logits: Any, one: Any) -> tuple[Any, int]:
+    """Weights over a power of two, and its exponent."""
     if value is None:
-        return one
+        return one, 0
     xp = lib.xp
     given, known = beside(lib, name, value, logits)
     result_dtypes(lib, name, given)
     shape = lib.shape(given)
     if not broadcasts(shape, lib.shape(logits)):
         raise ValueError(f"{name} must broadcast to the shape of the logits {lib.shape(logits)}; got shape {shape}")
-    array = xp.astype(given, one.dtype, copy=False)
+    given = lib.fitting(name, given, lib.extents(logits), broadcast=True)
     if known is None:
-        return xp.where((array >= 0) & xp.isfinite(array), array, xp.nan)
+        array = xp.astype(given, one.dtype, copy=False)
+        return xp.where((array >= 0) & xp.isfinite(array), array, xp.nan), 0
     wrong = ~(np.isfinite(known) & (known >= 0))
     if wrong.any():
         index = first_true(wrong) if known.ndim else ()
         where = f" at index {at(index)}" if index else ""
         raise ValueError(f"{name} must be finite and not negative; got {known[index]}{where}")
-    return array
+    return in_range(lib, given, known, one.dtype)
 
 
-def _targets(lib: Backend, value: Any, logits: Any, one: Any) -> Any:
+def _targets(lib: Backend, value: Any, logits: Any, w: Any) -> Any:
+    """Labels; what has no weight may be anything."""
     xp = lib.xp
     given, known = beside(lib, "labels", value, logits)
     result_dtypes(lib, "labels", given)
@@ -141,10 +144,12 @@ def _targets(lib: Backend, value: Any, logits: Any, one: Any) -> Any:
         raise ValueError(
             f"labels must have the shape of the logits {lib.shape(logits)}, one 0 or 1 an entry; got {lib.shape(given)}"
         )
-    y = xp.astype(given, one.dtype, copy=False)
-    if known is None:
-        return xp.where((y >= 0) & (y <= 1), y, xp.nan)
-    wrong = ~((known >= 0) & (known <= 1))
+    y = xp.astype(lib.fitting("labels", given, lib.extents(logits)), w.dtype, copy=False)
+    y = xp.where((y >= 0) & (y <= 1), y, xp.where(w == 0, xp.zeros_like(y), xp.nan))
+    counted = lib.known(w != 0)
+    if known is None or counted is None:
+        return y
+    wrong = ~((known >= 0) & (known <= 1)) & counted
     if wrong.any():
         index = first_true(wrong) if known.ndim else ()
         where = f" at index {at(index)}" if index else ""
@@ -175,7 +180,8 @@ def _log_sigmoid(z: Any, lib: Backend) -> Any:
 
 
 def _weighted(a: Any, z: Any, lib: Backend) -> Any:
-    """a * -log sigmoid(z), 0 where a is 0."""
+    """a * -log sigmoid(z), 0 where a is 0; the derivative by a is that of a finite z."""
     xp = lib.xp
-    z = xp.where(a == 0, xp.zeros_like(z), z)
-    return a * (0.0 - _log_sigmoid(z, lib))
+    dead = (a == 0) & (xp.isnan(z) | xp.isinf(z))
+    loss = a * (0.0 - _log_sigmoid(xp.where(dead, xp.zeros_like(z), z), lib))
+    return xp.where(dead, xp.zeros_like(loss), loss)

@@ -20,6 +20,9 @@ from softargmax.typing import Array, Float64Array, IntArray, Logits, Mask
 # Between these 1/T is a normal number of either dtype, and a difference that overflows still is far below any exp.
 _ORDINARY_TEMPERATURES = (1e-36, 1e36)
 
+# exp of it is 0 in every dtype
+_NO_PROBABILITY = -1e4
+
 # longer sums are sums of sums: their rounding grows with the logarithm of their length
 _SUM_BLOCK = 1024
 
@@ -44,7 +47,7 @@ def softmax(
     TypeError for what is not real numbers.
 
     Within (8 + ln K + 2 |z - max| / T) eps of the exact value, relative. Reference: Bridle (1990), section 2; the
-    maximum is taken off first (Blanchard, Higham & Higham 2021, algorithm 3.2).
+    maximum is taken off first (Blanchard, Higham & Higham 2021, algorithm 4.1).
 
     >>> softmax([2.0, 1.0, 0.1]).round(3)
     array([0.659, 0.242, 0.099])
@@ -92,7 +95,7 @@ def logsumexp(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None, ke
 
     Rows with -inf: over the rest. With +inf: +inf. All -inf, nothing under the mask, no classes: -inf. A NaN: NaN.
 
-    Within (8 + ln K) eps + eps |value|, absolute. Reference: Blanchard, Higham & Higham (2021), algorithm 3.1.
+    Within (8 + ln K) eps + eps |value|, absolute. Reference: Blanchard, Higham & Higham (2021), algorithm 4.1.
 
     >>> float(logsumexp([1000.0, 1000.0]))  # 1000 + ln 2
     1000.69...
@@ -196,8 +199,10 @@ class Exponents(NamedTuple):
     """(..., 1): NaN where the row has no probabilities, else 0: added to results."""
 
 
-def exponents_of(z: Any, temperature: Any | None, mask: Any | None, lib: Backend) -> Exponents:
-    """Rows, -inf outside the mask, on the scale where their maximum is 0."""
+def exponents_of(
+    z: Any, temperature: Any | None, mask: Any | None, lib: Backend, *, lowest: float | None = None
+) -> Exponents:
+    """Rows, -inf outside the mask, on the scale where their maximum is 0; below `lowest` a constant -inf."""
     xp = lib.xp
     top = lib.stop_gradient(xp.max(z, axis=-1, keepdims=True))
     base = xp.where(xp.isinf(top), xp.zeros_like(top), top)
@@ -208,16 +213,20 @@ def exponents_of(z: Any, temperature: Any | None, mask: Any | None, lib: Backend
     if temperature is None:
         u = xp.where(moving, z - base, fixed)
     else:
-        cold, hot = temperature == 0, temperature == xp.inf
+        cold, hot = 0.5 * temperature == 0, temperature == xp.inf  # half of the smallest T is none
         limit = cold | hot
         t = xp.where(limit, xp.ones_like(temperature), temperature)
         t = xp.where(t > 0, t, xp.nan)  # refused where values are known
         bad = bad | xp.isnan(t)
         fixed = xp.where((moving & hot) | (cold & (z == top) & ~nothing), xp.zeros_like(z), fixed)
         half = 0.5 * z - 0.5 * base  # 3e38 - (-3e38) overflows
-        far = half < -float(xp.finfo(z.dtype).max) * lib.stop_gradient(0.5 * t)  # the quotient would
+        lowest = -float(xp.finfo(z.dtype).max) if lowest is None else lowest
+        far = half < lowest * lib.stop_gradient(0.5 * t)  # the quotient would, or its derivative
         moving = xp.where(limit | far, xp.zeros_like(moving), moving)  # to TensorFlow not < is >=, even of NaN
-        u = xp.where(moving, xp.where(moving, half, xp.zeros_like(half)) / (0.5 * t), fixed)
+        # over T itself and then over 1, whose derivatives stay in range for the smallest T
+        constant = lib.stop_gradient(0.5 * t)
+        ratio = xp.where(moving, half, xp.zeros_like(half)) / constant
+        u = xp.where(moving, ratio / (0.5 * t / constant), fixed)
     if mask is not None:
         nothing = nothing & xp.any(mask, axis=-1, keepdims=True)
     return Exponents(u, xp.where(bad | nothing, xp.nan, xp.zeros_like(top)))
@@ -226,7 +235,7 @@ def exponents_of(z: Any, temperature: Any | None, mask: Any | None, lib: Backend
 def definition_of_softmax(z: Any, temperature: Any | None, mask: Any | None, lib: Backend) -> Any:
     """exp over its sum."""
     xp = lib.xp
-    u, bad = exponents_of(z, temperature, mask, lib)
+    u, bad = exponents_of(z, temperature, mask, lib, lowest=_NO_PROBABILITY)
     e = xp.exp(u)
     total = sum_of_rows(e, lib)
     p = e / xp.where(total == 0, xp.ones_like(total), total)
@@ -276,10 +285,9 @@ def definition_of_logsumexp(z: Any, lib: Backend) -> Any:
 def sum_of_rows(x: Any, lib: Backend) -> Any:
     """Sums along the last axis, kept, of sums of blocks."""
     xp = lib.xp
-    shape = lib.shape(x)
-    blocks = 0 if shape[-1] is None else shape[-1] // _SUM_BLOCK
+    blocks = (lib.extent(x) or 0) // _SUM_BLOCK
     if blocks < 2:
         return xp.sum(x, axis=-1, keepdims=True)
     whole = blocks * _SUM_BLOCK
-    sums = xp.sum(xp.reshape(x[..., :whole], (*shape[:-1], blocks, _SUM_BLOCK)), axis=-1)
+    sums = xp.sum(xp.reshape(x[..., :whole], (*lib.shape(x)[:-1], blocks, _SUM_BLOCK)), axis=-1)
     return sum_of_rows(sums, lib) + xp.sum(x[..., whole:], axis=-1, keepdims=True)
