@@ -21,7 +21,15 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path):
     run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("py.typed", "data/cifar10-resnet20.npz", "report/style.css", "kernels/simd.py"):
+    shipped = (
+        "py.typed",
+        "data/cifar10-resnet20.npz",
+        "data/fashion-mnist-mini.npz",
+        "parity/reference.json",
+        "report/style.css",
+        "kernels/simd.py",
+    )
+    for needed in shipped:
         assert f"softargmax/{needed}" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "peers.md"
 NAMES = {
     "numpy": "NumPy",
@@ -121,13 +123,16 @@ def smoothed_loss() -> float:
 
 TOPICS = (
     Topic(
-        "More than 65,504 classes in float16",
+        "65,536 classes in float16",
         """\
-65,504 is the largest float16, and vocabularies are larger. A sum of exponentials kept in float16 becomes inf, so all
+The largest float16 is 65,504, and vocabularies are larger. A sum of exponentials kept in float16 becomes inf, so all
 probabilities become 0. Half precision is summed in float32 here and rounded once.""",
         (
+            Case("scipy", f"{NUMPY}; z = np.zeros(65504, np.float16)",
+                 "scipy.special.softmax(z).sum(dtype=float)", "sa.softmax(z).sum(dtype=float)",
+                 65504 * float(np.float16(1 / 65504)), peer_is_right=True),
             Case("scipy", f"{NUMPY}; z = np.zeros(65536, np.float16)",
-                 "scipy.special.softmax(z)[0]", "sa.softmax(z)[0]", 2.0**-16),
+                 "scipy.special.softmax(z).sum(dtype=float)", "sa.softmax(z).sum(dtype=float)", 1),
             Case("jax", f"{JAX}; z = jnp.zeros(65536, jnp.float16)",
                  "jax.nn.softmax(z)[0]", "sa.softmax(z)[0]", 2.0**-16),
             Case("tensorflow_cpu", f"{TENSORFLOW}; z = tf.zeros(65536, tf.float16)",
@@ -263,7 +268,8 @@ p + H), and 0 at the masked place (google/jax#17070).""",
     Topic(
         "A label outside the classes",
         """\
-A label of −1 is "unknown" in many files. Optax trains the last class on it; Keras on JAX gives a loss of 0. An error
+A label of −1 is "unknown" in many files. Optax trains the last class on it, and gives
+NaN for −100, the usual label of a row to be ignored; Keras on JAX gives a loss of 0. An error
 is right where values can be looked at, and NaN under `jax.jit`, where they cannot: never another class's loss.
 PyTorch and TensorFlow on the CPU raise; TensorFlow compiled gives NaN, as here.""",
         (
@@ -272,6 +278,9 @@ PyTorch and TensorFlow on the CPU raise; TensorFlow compiled gives NaN, as here.
             Case("optax", f"{JAX}; z, y = jnp.array([[1.0, 2, 3]]), jnp.array([-1])",
                  "jax.jit(optax.softmax_cross_entropy_with_integer_labels)(z, y)", "jax.jit(sa.cross_entropy)(z, y)",
                  math.nan),
+            Case("optax", f"{JAX}; z, y = jnp.array([[1.0, 2, 3]]), jnp.array([-100])",
+                 "optax.softmax_cross_entropy_with_integer_labels(z, y)",
+                 "sa.cross_entropy(z, y, ignore_index=-100)", 0),
             Case("keras", f"{JAX}; z, y = jnp.array([[1.0, 2, 3]]), jnp.array([-1])",
                  "keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, z)", "sa.cross_entropy(z, y)",
                  ValueError),
@@ -302,7 +311,8 @@ Rows that do not sum to 1 scale the loss; nothing says so.""",
 A loss on probabilities clips them at 1e-7, so that no mistake costs more than −log 1e-7 = 16.118, and the gradient
 beyond is 0: the loss of softmax([100, 0, 0]) for class 1 is 100. And when it is handed logits, it takes them as
 probabilities without a word: [5, −3, 1] with label 0 costs 0.018479. Losses here take logits; whoever has
-probabilities says so by `logits_from_probs`, which refuses what is none.""",
+probabilities says so by `logits_from_probs`, which refuses what is none. The other way round nothing can be refused: a
+sure and right one-hot row passed as logits costs 1.4612, here too.""",
         (
             Case("keras", f"{JAX}; z, y = jnp.array([[100.0, 0, 0]]), jnp.array([1])",
                  "keras.losses.SparseCategoricalCrossentropy()(y, keras.ops.softmax(z))", "sa.cross_entropy(z, y)",
@@ -313,6 +323,12 @@ probabilities says so by `logits_from_probs`, which refuses what is none.""",
             Case("keras", f"{JAX}; z, y = jnp.array([[5.0, -3, 1]]), jnp.array([0])",
                  "keras.losses.SparseCategoricalCrossentropy()(y, z)", "sa.cross_entropy(sa.logits_from_probs(z), y)",
                  ValueError),
+            Case("keras", f"{JAX}; z, y = jnp.array([[100.0, 0, 0]]), jnp.array([1])",
+                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, z)", "sa.cross_entropy(z, y)",
+                 100 + math.log1p(2 * math.exp(-100)), peer_is_right=True),
+            Case("keras", f"{JAX}; p, y = jnp.eye(10)[:1], jnp.array([0])",
+                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, p)", "sa.cross_entropy(p, y)",
+                 math.log1p(9 / math.e), peer_is_right=True),
         ),
     ),
     Topic(
@@ -375,6 +391,10 @@ Probabilities in float32 sum to 1 only to rounding. In float64, where samplers c
             Case("numpy", f"{NUMPY}, scipy.special; p = scipy.special.softmax(np.array([20, 0, 0], np.float32))",
                  "np.random.default_rng(0).multinomial(1, p)",
                  "np.random.default_rng(0).multinomial(1, sa.for_sampling(p)).sum()", 1),
+            Case("numpy", f"{NUMPY}, scipy.special; z = np.random.default_rng(0).standard_normal((800, 1000)); "
+                 "p = scipy.special.softmax(z.astype(np.float32), -1)",
+                 "(abs(p.astype(float).sum(-1) - 1) > 1e-8).sum()", "(abs(sa.for_sampling(p).sum(-1) - 1) > 1e-8).sum()",
+                 0),
         ),
     ),
 )  # fmt: skip
@@ -431,7 +451,7 @@ HEAD = """\
 Every library gets softmax right in the middle. This page is about the edges: what a peer gave at the version named,
 what is right, what softargmax gives for the same arrays, and the line that shows it. `sa` is softargmax; the lines
 below a table are those of its rows. All on a CPU, on Linux. A newer version may have repaired what an older one did:
-run the line.
+run the line. Those of Optax want `pip install optax`.
 
 This page is written by `python tools/peer_values.py --write`; the tests recompute what is right and what softargmax
 gives (`tests/ops/test_reproductions.py`).

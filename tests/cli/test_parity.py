@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +74,8 @@ def test_many_failures_are_counted(run, only, monkeypatch):
     ran = run("parity")
     lines = ran.err.splitlines()
     assert ran.code == 1
-    assert len(lines) == 21
-    assert re.fullmatch(r"softargmax: and \d+ more; --json has them all", lines[-1])
+    assert len(lines) == 11
+    assert re.fullmatch(r"softargmax: check failed: NumPy: and \d+ more; --json has them all", lines[-1])
     assert lines[0].endswith("softmax(<4 × 3>): ZeroDivisionError: division by zero")
 
 
@@ -108,7 +110,7 @@ def test_json_of_what_is_wrong(run, only, off_by_a_bit):
     told = {row["dtype"]: row["wrong"] for row in found["libraries"][0]["dtypes"]}
     assert {wrong["op"] for wrongs in told.values() for wrong in wrongs} == {"logsumexp"}
     wrong = next(wrong for wrong in told["float32"] if wrong["case"] == "K = 3")
-    assert list(wrong) == ["op", "case", "problem", "differences"]
+    assert list(wrong) == ["op", "case", "call", "problem", "differences"]
     (cell,) = wrong["differences"]
     assert list(cell) == ["call", "edge", "found", "exact", "error"]
     assert (wrong["problem"], cell["edge"]) == (None, False)
@@ -134,14 +136,45 @@ def test_a_library_that_is_missing_or_broken_leaves_the_others(run, only, tmp_pa
     monkeypatch.syspath_prepend(tmp_path)
     only((Missing, Broken, Library), (Broken,))
     ran = run("parity", "--peers")
-    assert (ran.code, ran.err) == (0, "")
-    sentence = "broken_arrays is installed and cannot be imported: ImportError: no libfast.so\n"
-    assert ran.out.count(sentence) == 2
+    sentence = "is installed and cannot be imported: ImportError: no libfast.so\n"
+    # nobody knows what it computes: no pass
+    assert (ran.code, ran.err) == (1, f"softargmax: check failed: broken_arrays: {sentence}")
+    assert ran.out.count(f"broken_arrays {sentence}") == 2
     assert "no_such_array_library" not in ran.out
     assert "All results are within budget" in ran.out
+    assert "1 of 2 libraries could not be measured." in ran.out
     found = json.loads(run("parity", "--json", "--peers").out)
+    assert found["within_budget"] is False
     assert [library["name"] for library in found["libraries"]] == ["broken_arrays", "NumPy"]
     assert found["peers"][0]["unavailable"] == "ImportError: no libfast.so"
+
+
+@pytest.mark.parametrize("source", ["import sys; sys.exit(3)", "raise RuntimeError('\\x1b[31mred')"])
+def test_a_library_that_ends_or_colours_its_import(run, only, tmp_path, monkeypatch, source):
+    (tmp_path / "broken_arrays.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_arrays", raising=False)
+    only((Broken, Library), ())
+    ran = run("parity")
+    assert ran.code == 1
+    assert ran.err.startswith("softargmax: check failed: broken_arrays: is installed and cannot be imported: ")
+    assert "\x1b" not in ran.err + ran.out
+
+
+def test_it_measures_with_the_standard_streams_closed():
+    program = (
+        "from softargmax.parity import LIBRARIES, installed; print([lib.name for lib in installed(LIBRARIES[:1])])"
+    )
+    run = subprocess.run(["sh", "-c", f"exec {sys.executable} -c '{program}' <&- 2>&-"], capture_output=True, text=True)
+    assert run.stdout == "['NumPy']\n"
+
+
+def test_a_narrow_terminal_loses_no_number(run, only, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = run("parity").out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert narrow == run("parity").out
+    assert "…" not in narrow
 
 
 def test_the_page_shows_what_the_command_prints(run, only):

@@ -63,6 +63,12 @@ def test_the_log_of_a_probability_that_is_0():
     with np.errstate(divide="ignore"):
         assert np.log(sa.softmax([0, 1000]))[0] == -math.inf
     assert sa.log_softmax([0, 1000])[0] == -1000  # -1000 - log1p(exp(-1000))
+    torch = pytest.importorskip("torch")
+    z = torch.tensor([0.0, 1000.0], requires_grad=True)
+    naive = -torch.log(torch.softmax(z, -1))[0]
+    assert naive.item() == math.inf
+    assert torch.autograd.grad(naive, z)[0].isnan().all()
+    np.testing.assert_array_equal(torch.autograd.grad(-sa.log_softmax(z)[0], z)[0], [-1, 1])
     assert said("−1000")
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     Tables = Sequence[Table | Unavailable]
 
-MOST_LINES = 20  # of failed checks; --json has them all
+MOST_LINES = 10  # of failed checks on one library; --json has them all
+WIDTH = 80
 MOST_BY_PEER = 2  # disagreements of each kind: in a value, at an edge
 
 
@@ -28,31 +29,39 @@ def parity(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Compare every installed array library with exact values; exit with 1 where one is beyond its budget."""
+    """Compare every installed array library with exact values.
+
+    Exits with 1 where one is beyond its budget, or cannot be imported.
+    """
     from softargmax import __version__
     from softargmax.parity import LIBRARIES, PEERS, cases, document
 
     ours = _measured(LIBRARIES, ours=True)
     others = _measured(PEERS, ours=False) if peers else None
-    wrong = [f"{table.name}{_elsewhere(table)}: {line}" for table in _there(ours) for line in _failures(table)]
+    wrong = {f"{table.name}{_elsewhere(table)}": list(_failures(table)) for table in ours}
+    failed = any(wrong.values())
     if as_json:
         found = {
             "format": "softargmax parity result",
             "version": 1,
             "softargmax": __version__,
             "cases": len(cases()),
-            "within_budget": not wrong,
+            "within_budget": not failed,
             "libraries": document(ours),
             "peers": None if others is None else document(others),
         }
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
         _show(ours, others, __version__)
-    for line in wrong[:MOST_LINES]:
-        print(f"softargmax: check failed: {line}", file=sys.stderr)
-    if len(wrong) > MOST_LINES:
-        print(f"softargmax: and {len(wrong) - MOST_LINES} more; --json has them all", file=sys.stderr)
-    if wrong:
+    for name, lines in wrong.items():
+        for line in lines[:MOST_LINES]:
+            print(f"softargmax: check failed: {name}: {line}", file=sys.stderr)
+        if len(lines) > MOST_LINES:
+            print(
+                f"softargmax: check failed: {name}: and {len(lines) - MOST_LINES} more; --json has them all",
+                file=sys.stderr,
+            )
+    if failed:
         raise typer.Exit(1)
 
 
@@ -85,14 +94,14 @@ def _show(ours: Tables, others: Tables | None, version: str) -> None:
     print(f"softargmax {version}, {len(cases())} cases with exact values")
     print("error: the largest, in units of its budget; edges: what the edge table names\n")
     _show_tables(ours)
-    print(_verdict(list(_there(ours))))
+    print(_verdict(ours))
     if others is None:
         return
     print("\nThe peers' own functions, on the cases that they take:\n")
     _show_tables(others)
     told = [(table, list(_disagreements(table))) for table in _there(others)]
     if any(lines for _, lines in told):
-        print("\nWhere they are farthest from the exact value, or from the edge table:\n")
+        print("\nSome of the places where they are far from the exact value, or from the edge table:\n")
     for table, lines in told:
         for i, line in enumerate(lines):
             print(f"{'' if i else table.name:{max(len(t.name) for t, _ in told)}}  {line}")
@@ -103,10 +112,12 @@ def _show_tables(tables: Tables) -> None:
 
     from softargmax.parity import Unavailable
 
-    Console(highlight=False).print(_terminal_table(list(_there(tables))))
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)  # narrower it would lose numbers; a terminal wraps lines
+    console.print(_terminal_table(list(_there(tables))))
     for table in tables:
         if isinstance(table, Unavailable):
-            print(f"{table.name} is installed and cannot be imported: {table.reason}")
+            print(f"{table.name} {_unimportable(table)}")
 
 
 def _terminal_table(tables: Sequence[Table]) -> RichTable:
@@ -140,8 +151,9 @@ def _budgets(error: float) -> str:
     return f"{error:.2f}" if error < 1000 else f"{error:.1e}"
 
 
-def _verdict(tables: Sequence[Table]) -> str:
-    rows = [(table, row) for table in tables for row in table.rows if row.outcomes]
+def _verdict(tables: Tables) -> str:
+    missing = len(tables) - len(list(_there(tables)))
+    rows = [(table, row) for table in _there(tables) for row in table.rows if row.outcomes]
     edges, right = (sum(getattr(row, name) for _, row in rows) for name in ("edges", "edges_right"))
     beyond = sum(outcome.error > 1 or bool(outcome.problem) for _, row in rows for outcome in row.outcomes)
     if beyond:
@@ -149,10 +161,20 @@ def _verdict(tables: Sequence[Table]) -> str:
     else:
         largest = max((outcome.error for _, row in rows for outcome in row.outcomes), default=0.0)
         said = f"All results are within budget, at most {_budgets(largest)} of it"
-    return f"{said}; {'all' if right == edges else f'{right:,} of'} {edges:,} edges agree."
+    said = f"{said}; {'all' if right == edges else f'{right:,} of'} {edges:,} edges agree."
+    return f"{said} {missing} of {len(tables)} libraries could not be measured." if missing else said
 
 
-def _failures(table: Table) -> Iterator[str]:
+def _unimportable(library: Unavailable) -> str:
+    return f"is installed and cannot be imported: {library.reason}"
+
+
+def _failures(table: Table | Unavailable) -> Iterator[str]:
+    from softargmax.parity import Unavailable
+
+    if isinstance(table, Unavailable):
+        yield _unimportable(table)
+        return
     for outcome in table.wrong:
         if outcome.problem:
             yield f"{outcome.case.dtype}: {outcome.case.call()}: {outcome.problem}"
@@ -161,7 +183,7 @@ def _failures(table: Table) -> Iterator[str]:
 
 
 def _disagreements(table: Table) -> Iterator[str]:
-    """The largest errors of a peer, and edges that it has otherwise: each op once, float32 where it has a say."""
+    """Large errors of a peer, and edges that it has otherwise: each op once, float32 where it has a say."""
     found = [(outcome.case, cell) for outcome in table.wrong for cell in outcome.differences]
     values = sorted((pair for pair in found if not pair[1].edge), key=lambda pair: (_unusual(pair[0]), -pair[1].error))
     # a wrong number before a NaN that stands for one
@@ -189,5 +211,6 @@ def _told(cell: Difference) -> str:
     return f"{cell.call} is {cell.found:.8g}, exact {cell.exact:.8g} ({what})"
 
 
-def _elsewhere(table: Table) -> str:
-    return "" if table.device == "cpu" else f" ({table.device})"
+def _elsewhere(table: Table | Unavailable) -> str:
+    device = getattr(table, "device", "cpu")
+    return "" if device == "cpu" else f" ({device})"

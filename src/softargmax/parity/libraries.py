@@ -218,10 +218,16 @@ def installed(kinds: Sequence[type[Library]] = LIBRARIES) -> Iterator[Library | 
             continue
         try:
             found = list(kind(_import(kind.module)).on_every_device())
-        except Exception as error:  # whatever a broken installation raises
-            yield Unavailable(kind.name, f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "))
+        except (Exception, SystemExit) as error:  # whatever a broken installation raises
+            yield Unavailable(kind.name, one_line(error))
             continue
         yield from found
+
+
+def one_line(error: BaseException) -> str:
+    """`KeyError: 'x'`: an error on one line that a terminal can print."""
+    text = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+    return " ".join(text.split()).rstrip(":")
 
 
 def _import(name: str) -> Any:
@@ -235,11 +241,16 @@ def _import(name: str) -> Any:
 def _silence() -> Iterator[None]:
     """No words of C++ on the terminal: TensorFlow tells about itself when it is imported."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere, contextlib.redirect_stdout(io.StringIO()):
-            os.dup2(nowhere.fileno(), 2)
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed: nothing is heard
             yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+            return
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+                yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from softargmax.parity.cases import Case, Result
-from softargmax.parity.libraries import HALF, Library, Unavailable
+from softargmax.parity.libraries import HALF, Library, Unavailable, one_line
 from softargmax.typing import Float64Array
 
 # bits of the significand, exponent of the smallest normal number
@@ -128,7 +128,7 @@ def _outcome(library: Library, function: Callable[..., Any], case: Case, ours: b
         with library.settings(case):
             found = list(_results(library, function, case))
     except Exception as error:  # a library's answer too, and the other cases go on
-        return _nothing(case, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return _nothing(case, one_line(error))
     parts = []
     for (values, dtype), result in zip(found, case.results, strict=True):
         if values.shape != result.exact.shape or (ours and dtype != result.dtype):
@@ -243,6 +243,7 @@ def _wrong(outcome: Outcome) -> dict[str, Any]:
     return {
         "op": outcome.case.op,
         "case": outcome.case.name,
+        "call": outcome.case.call(),
         "problem": outcome.problem or None,
         "differences": [
             {"call": cell.call, "edge": cell.edge, "found": _number(cell.found), "exact": _number(cell.exact),
