@@ -1,5 +1,7 @@
 """A name, folder, table or array file -> arrays with labels and class names."""
 
+from softargmax.data.images import IMAGE_DATA, ImageData, ImageSet, read_images
+from softargmax.data.pictures import Picture, border_mean, fitted, pictures_in, read_picture
 from softargmax.data.predictions import (
     Kind,
     Predictions,
@@ -10,9 +12,18 @@ from softargmax.data.predictions import (
 )
 
 __all__ = [
+    "IMAGE_DATA",
+    "ImageData",
+    "ImageSet",
     "Kind",
+    "Picture",
     "Predictions",
+    "border_mean",
     "cifar10_resnet20",
+    "fitted",
+    "pictures_in",
+    "read_images",
+    "read_picture",
     "read_predictions",
     "writable_kind",
     "write_predictions",
