@@ -12,6 +12,7 @@ from softargmax.cli.apply import apply
 from softargmax.cli.calibrate import calibrate
 from softargmax.cli.demo import demo
 from softargmax.cli.evaluate import evaluate
+from softargmax.cli.explain import explain
 from softargmax.cli.parity import parity
 from softargmax.cli.report import report
 
@@ -53,6 +54,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=_Plain, epilog="Example: softargmax demo")(demo)
+app.command(
+    cls=_Plain,
+    context_settings={"ignore_unknown_options": True},  # -1 is a score
+    epilog="Example: softargmax explain 2 1 0.1",
+)(explain)
 app.command(cls=_Plain, epilog="Example: softargmax calibrate validation.npz -o cal.json")(calibrate)
 app.command(cls=_Plain, epilog="Example: softargmax apply cal.json test.npz -o calibrated.npz")(apply)
 app.command(cls=_Plain, epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)

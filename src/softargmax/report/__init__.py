@@ -16,6 +16,7 @@ from softargmax.report.curves import (
     confusion_shares,
     reliability_curves,
 )
+from softargmax.report.steps import Steps
 from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import (
     ClassRows,
@@ -50,6 +51,7 @@ __all__ = [
     "MetricRow",
     "Mistake",
     "ReliabilityCurve",
+    "Steps",
     "Story",
     "class_rows",
     "confidence_figure",

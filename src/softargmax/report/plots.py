@@ -172,11 +172,12 @@ def _plain_frame(axes: Axes, colors: Mapping[str, str]) -> Axes:
     return axes
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
+def figure_of(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of so many inches."""
     return Figure(figsize=(width, height), facecolor="none")
 
 
-def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes at a place in inches from the left and the top edge."""
     wide, high = map(float, figure.get_size_inches())
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
@@ -194,7 +195,7 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
     curves = reliability_curves(story)
     with matplotlib.rc_context(STYLE):
         top, side = 0.12 + 0.23 * len(curves), WIDTH - 0.89
-        figure = _figure(top + side + 1.53)
+        figure = figure_of(top + side + 1.53)
         handles = []
         for c in curves:
             label = f"{c.name}: ECE {number(c.ece)} ({number(c.ece_interval[0])} to {number(c.ece_interval[1])})"
@@ -202,9 +203,9 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
                 Line2D([], [], color=colors[c.name], marker=MARKS[c.name], markersize=5.5, linewidth=1, label=label)
             )
         _legend(figure, handles, colors)
-        upper = draw_reliability(_place(figure, 0.67, top, side, side), curves, colors=colors)
+        upper = draw_reliability(place(figure, 0.67, top, side, side), curves, colors=colors)
         upper.tick_params(labelbottom=False)
-        lower = draw_counts(_place(figure, 0.67, top + side + 0.2, side, 0.8), curves, colors=colors)
+        lower = draw_counts(place(figure, 0.67, top + side + 0.2, side, 0.8), curves, colors=colors)
         for axes in (upper, lower):
             axes.yaxis.set_label_coords(-0.48 / side, 0.5)
     return figure
@@ -216,7 +217,7 @@ def confidence_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fig
     with matplotlib.rc_context(STYLE):
         each = 2.15 if len(histograms) > 1 else 4.0
         height = 0.62 + len(histograms) * (each + 0.36) + 0.22
-        figure = _figure(height)
+        figure = figure_of(height)
         line: Any = {"color": colors["ink"], "linewidth": 1.4}
         _legend(
             figure,
@@ -231,7 +232,7 @@ def confidence_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fig
         )
         highest = max(float((h.right + h.wrong).max()) for h in histograms) or 1.0
         for i, histogram in enumerate(histograms):
-            axes = _place(figure, 0.67, 0.72 + i * (each + 0.36), WIDTH - 0.89, each)
+            axes = place(figure, 0.67, 0.72 + i * (each + 0.36), WIDTH - 0.89, each)
             draw_confidence(axes, histogram, colors=colors)
             axes.set_ylim(0, 1.05 * highest)
             last = i == len(histograms) - 1
@@ -251,8 +252,8 @@ def confusion_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figu
         left = 0.42 + LETTER * max(map(len, confusion.labels), default=len(str(confusion.n_classes)))
         side = width - left - 0.2
         below = left if _turned(confusion.labels, side / len(confusion.shares)) else 0.5
-        figure = _figure(0.08 + side + below, width)
-        axes = draw_confusion(_place(figure, left, 0.08, side, side), confusion, colors=colors)
+        figure = figure_of(0.08 + side + below, width)
+        axes = draw_confusion(place(figure, left, 0.08, side, side), confusion, colors=colors)
         axes.xaxis.set_label_coords(0.5, (0.22 - below) / side)
         axes.yaxis.set_label_coords((0.22 - left) / side, 0.5)
     return figure
@@ -281,7 +282,7 @@ def svg(story: Story, name: str, described: str) -> str | None:
     figure = FIGURES[name](story, colors=STANDINS)
     if figure is None:
         return None
-    text = _rendered(figure, "svg", name).decode()
+    text = rendered(figure, "svg", name).decode()
     extras = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"  # matplotlib's, for files
     text = re.sub(extras, "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'<[^>]*(?:url\(|href=")#([^)"]+)', text))
@@ -315,10 +316,11 @@ def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 20
     if figure is None:
         raise ValueError(f"there is no {name} figure of {story.before.n_classes} classes")
     figure.set_facecolor(LIGHT["page"])
-    write_whole(path, _rendered(figure, kind, name, dpi=dpi, fonttype="path"))
+    write_whole(path, rendered(figure, kind, name, dpi=dpi, fonttype="path"))
 
 
-def _rendered(figure: Figure, kind: str, name: str, *, dpi: int = 72, fonttype: str = "none") -> bytes:
+def rendered(figure: Figure, kind: str, name: str, *, dpi: int = 72, fonttype: str = "none") -> bytes:
+    """A figure as the bytes of a "png" or "svg" file; same figure, same bytes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype, "svg.hashsalt": name}):
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a browser has it
