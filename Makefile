@@ -7,8 +7,9 @@ INPUTS := pyproject.toml constraints.txt
 
 .PHONY: demo test test-all slow check bench clean
 
-demo: $(VENV)/.app  ## a real network's outputs, calibrated: one table and a report
+demo: $(VENV)/.torch  ## a real network's outputs, calibrated; then two networks trained on images: tables and reports
 	$(BIN)/softargmax demo
+	$(BIN)/softargmax demo --images
 
 test: $(VENV)/.dev  ## the suite, minutes on two cores
 	$(BIN)/python -m pytest -n auto
@@ -27,7 +28,7 @@ check: $(VENV)/.dev  ## lint, format, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.dev  ## speed against the peers, side by side; rewrites benchmarks/results.md
+bench: $(VENV)/.all  ## speed against the peers, side by side; rewrites benchmarks/results.md
 	$(BIN)/python -m benchmarks
 
 clean:  ## all that was made here
@@ -48,7 +49,11 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	touch $@ $(VENV)/.app
 
 # torch first and alone: where there is a CPU build, nothing may ask for another
-$(VENV)/.all: $(VENV)/.dev
+$(VENV)/.torch: $(INPUTS) | $(BIN)/python
 	$(PIP) torch
+	$(PIP) --editable ".[torch]"
+	touch $@ $(VENV)/.app
+
+$(VENV)/.all: $(VENV)/.dev $(VENV)/.torch
 	$(PIP) --editable ".[dev,torch,jax,tensorflow,keras]"
 	touch $@

@@ -6,8 +6,9 @@ import numba
 import numpy
 import scipy
 import sklearn
+import torch
 
-from benchmarks import softmax, temperature
+from benchmarks import softmax, temperature, training
 
 HEAD = """# Speed, side by side
 
@@ -22,9 +23,9 @@ over interleaved rounds in one process, with the smallest and largest. Our kerne
 
 
 def main() -> None:
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (numpy, scipy, sklearn, numba))
+    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (numpy, scipy, sklearn, numba, torch))
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {versions}."
-    rows = [*softmax.run(), *temperature.run()]
+    rows = [*softmax.run(), *temperature.run(), *training.run()]
     path = Path(__file__).with_name("results.md")
     path.write_text(HEAD.format(machine=machine) + "\n".join(map(str, rows)) + "\n")
     print(f"written: {path}")

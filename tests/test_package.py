@@ -3,20 +3,33 @@
 import doctest
 import importlib
 import json
+import os
 import pkgutil
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import softargmax as sa
+from softargmax.data import read_images
 
 ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(sa.__path__, "softargmax.")]
+
+
+def imported(name):
+    """A module; None where it is about a library that is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "jax", "tensorflow", "lightning_fabric"):
+            raise
+        return None
 
 
 def run_python(program, *options):
@@ -57,7 +70,9 @@ def test_import_reads_few_modules_of_its_own():
 
 def test_all_tells_the_truth():
     for name in ["softargmax", *MODULES]:
-        module = importlib.import_module(name)
+        module = imported(name)
+        if module is None:
+            continue
         for exported in getattr(module, "__all__", ()):
             assert getattr(module, exported) is not None
     assert sorted(sa.__all__) == sa.__all__
@@ -75,7 +90,9 @@ def test_every_room_says_its_arrow_first():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
-    module = importlib.import_module(name)
+    module = imported(name)
+    if module is None:
+        pytest.skip("its library is not installed")
     known = {"np": np, **{public: getattr(sa, public) for public in sa.__all__}}
     result = doctest.testmod(module, extraglobs=known, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
@@ -110,12 +127,16 @@ def readme_commands():
 
 def test_the_readme_shows_every_command():
     assert {shlex.split(line, comments=True)[1] for line in readme_commands()} == {
-        "demo", "calibrate", "apply", "evaluate", "report",
+        "demo", "calibrate", "apply", "evaluate", "report", "explain", "train", "predict",
     }  # fmt: skip
 
 
+def needs_torch(line):
+    return any(word in line for word in ("train", "predict", "--images", "report run"))
+
+
 def test_the_readmes_commands_run_in_their_order(newcomer):
-    for line in readme_commands():
+    for line in (line for line in readme_commands() if not needs_torch(line)):
         words = shlex.split(line, comments=True)
         assert words[0] == "softargmax"
         result = subprocess.run(
@@ -131,6 +152,33 @@ def test_the_readmes_commands_run_in_their_order(newcomer):
             assert json.loads(result.stdout)["n"] == 5000
         if "-o" in words:
             assert (newcomer / words[words.index("-o") + 1]).stat().st_size > 0
+
+
+def test_the_readmes_commands_on_pictures_run_in_their_order(tmp_path):
+    """As written; the trainings are short, and the demo's networks see few pictures."""
+    pytest.importorskip("lightning_fabric")
+    Image = pytest.importorskip("PIL.Image")
+    Image.fromarray(read_images("fashion-mnist-mini").test.images[0]).save(tmp_path / "shoe.png")
+    short = """
+        import sys
+        from softargmax.cli import demo, main
+        from softargmax.training import start
+        from tests.cases.images import few_images
+        start.read_images = few_images
+        demo.IMAGE_RUNS = tuple((name, pooling, 1) for name, pooling, _ in demo.IMAGE_RUNS)
+        sys.exit(main())
+    """
+    for line in filter(needs_torch, readme_commands()):
+        words = shlex.split(line, comments=True)
+        if words[1] == "train":
+            words += ["--epochs", "1"]
+        result = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(short), *words[1:]],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert (result.returncode, result.stderr) == (0, ""), line
+    assert (tmp_path / "shoe-prediction.png").stat().st_size > 0
+    assert (tmp_path / "run.html").stat().st_size > 0
 
 
 def test_the_example_of_the_guide_runs():

@@ -14,7 +14,9 @@ from softargmax.cli.demo import demo
 from softargmax.cli.evaluate import evaluate
 from softargmax.cli.explain import explain
 from softargmax.cli.parity import parity
+from softargmax.cli.predict import predict
 from softargmax.cli.report import report
+from softargmax.cli.train import train
 
 
 class _Spoken(TyperGroup):
@@ -32,7 +34,7 @@ class _Plain(TyperCommand):
     """A command whose usage names its arguments without braces, and flags without a type."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def get_help_option(self, ctx: Any) -> Any:
         return _flag(super().get_help_option(ctx))
@@ -59,6 +61,8 @@ app.command(
     context_settings={"ignore_unknown_options": True},  # -1 is a score
     epilog="Example: softargmax explain 2 1 0.1",
 )(explain)
+app.command(cls=_Plain, epilog="Example: softargmax train fashion-mnist-mini -o run")(train)
+app.command(cls=_Plain, epilog="Example: softargmax predict run shoe.png --plot")(predict)
 app.command(cls=_Plain, epilog="Example: softargmax calibrate validation.npz -o cal.json")(calibrate)
 app.command(cls=_Plain, epilog="Example: softargmax apply cal.json test.npz -o calibrated.npz")(apply)
 app.command(cls=_Plain, epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)

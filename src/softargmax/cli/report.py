@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from softargmax.cli import _arguments
-from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt, Preds
+from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt
 
 
 def report(
-    preds: Preds,
+    preds: Annotated[
+        Path,
+        typer.Argument(metavar="PREDS|RUN", show_default=False, help="Predictions, or a folder of train."),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="REPORT.html", help="The page to write.")],
     calibrator: Annotated[
         Path | None,
@@ -23,6 +26,9 @@ def report(
             help="Measure this calibrator on all rows. Without it, one is fitted on half of them for the other half.",
         ),
     ] = None,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", metavar="RUN", show_default=False, help="A second run, side by side.")
+    ] = None,
     labels: LabelsAt = None,
     logits: AsLogits = False,
     log_probs: AsLogProbs = False,
@@ -32,6 +38,10 @@ def report(
     from softargmax.cli import _measure, _show
     from softargmax.report import headline
 
+    if preds.is_dir():
+        return _of_runs([preds] if beside is None else [preds, beside], output, calibrator)
+    if beside is not None:
+        raise ValueError(f"--beside goes with a run, a folder of softargmax train; {preds} is a file")
     _arguments.check_output(output, [preds] if calibrator is None else [preds, calibrator])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
     if calibrator is None:
@@ -41,3 +51,14 @@ def report(
     print(_show.page(story, output))
     print(headline(story))
     _show.notes(story)
+
+
+def _of_runs(folders: list[Path], output: Path, calibrator: Path | None) -> None:
+    from softargmax._files import write_whole
+    from softargmax.report.runs import runs_page
+    from softargmax.training import read_run
+
+    if calibrator is not None:
+        raise ValueError(f"{folders[0]} is a run, which has its own calibrator: leave out --calibrator")
+    write_whole(output, runs_page([read_run(folder) for folder in folders]).encode())
+    print(f"wrote {output}; open it in a browser: {output.resolve().as_uri()}")

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         save,
         svg,
     )
+    from softargmax.report.runs import run_story, runs_page
+    from softargmax.report.training import answers_figure, save_run_figures
 
 __all__ = [
     "ClassRows",
@@ -53,6 +55,7 @@ __all__ = [
     "ReliabilityCurve",
     "Steps",
     "Story",
+    "answers_figure",
     "class_rows",
     "confidence_figure",
     "confidence_histograms",
@@ -68,7 +71,10 @@ __all__ = [
     "page",
     "reliability_curves",
     "reliability_figure",
+    "run_story",
+    "runs_page",
     "save",
+    "save_run_figures",
     "svg",
     "terminal_table",
     "verdict",
@@ -78,6 +84,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from softargmax.report import html, plots
+    from softargmax.report import html, plots, runs, training
 
-    return getattr(html if name == "page" else plots, name)
+    return next(getattr(room, name) for room in (html, plots, runs, training) if name in vars(room))

@@ -14,6 +14,8 @@ from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import WORST, Estimate, class_rows, metric_rows, mistakes
 from softargmax.report.words import count, number, percent, plain
 
+OF_RUNS = "/* ---- pages of runs ---- */\n"
+
 
 def page(story: Story) -> str:
     """The report as one HTML5 document. Same story, same bytes; names and source are escaped.
@@ -21,12 +23,17 @@ def page(story: Story) -> str:
     It opens with the headline, then the metrics before and after, the figures, the classes, the most frequent mistakes,
     and how the numbers were made. Text to be written as UTF-8.
     """
-    from softargmax import __version__
-
     title = headline(story)
-    style = css() + (resources.files(__package__) / "style.css").read_text("utf-8")
     parts = [_metrics(story), _confidence(story), _mistakes(story), _classes(story), _how(story)]
     body = "\n".join(parts if story.before.n else [_metrics(story), _how(story)])
+    under = f'<p class="lede">{escape(verdict(story))}</p>\n{noted(story.notes)}'
+    return document(title, f"<b>Calibration report</b> {_facts(story)}", under, body)
+
+
+def document(title: str, eyebrow: str, under: str, body: str, *, style: str = "", script: str = "") -> str:
+    """One HTML5 document around ready parts; the `title` is text, a sentence, and stands at the top."""
+    from softargmax import __version__
+
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -35,21 +42,26 @@ def page(story: Story) -> str:
 <meta name="generator" content="softargmax {__version__}">
 <title>{escape(title)}</title>
 <style>
-{style}</style>
+{css()}{styles()[0]}{style}</style>
 </head>
 <body>
 <header>
-<p class="eyebrow"><b>Calibration report</b> {_facts(story)}</p>
+<p class="eyebrow">{eyebrow}</p>
 <h1>{escape(title)}</h1>
-<p class="lede">{escape(verdict(story))}</p>
-{_notes(story.notes)}</header>
+{under}</header>
 <main>
 {body}
 </main>
 <footer>Made with softargmax {__version__}.</footer>
-</body>
+{script}</body>
 </html>
 """
+
+
+def styles() -> tuple[str, str]:
+    """The rules of every page, and those that only pages of runs need."""
+    every, _, of_runs = (resources.files(__package__) / "style.css").read_text("utf-8").partition(OF_RUNS)
+    return every, of_runs
 
 
 def _facts(story: Story) -> str:
@@ -61,29 +73,31 @@ def _facts(story: Story) -> str:
     return "".join(f" · {escape(fact)}" for fact in facts if fact)
 
 
-def _notes(notes: Sequence[str]) -> str:
+def noted(notes: Sequence[str]) -> str:
+    """A list of plain sentences, or nothing."""
     if not notes:
         return ""
     return '<ul class="notes">' + "".join(f"<li>{escape(plain(note))}</li>" for note in notes) + "</ul>\n"
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """Ready content under a heading."""
     return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
 
 
-def _table(kind: str, head: Iterable[str], rows: Iterable[str], label: str) -> str:
+def in_table(kind: str, head: Iterable[str], rows: Iterable[str], label: str) -> str:
     """Rows of ready cells under a head of ready `<th>`s, in a box."""
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     head = f"<thead><tr>{''.join(head)}</tr></thead>"
-    return _box(label, f'<table class="{kind}">\n{head}\n<tbody>\n{body}\n</tbody>\n</table>')
+    return box(label, f'<table class="{kind}">\n{head}\n<tbody>\n{body}\n</tbody>\n</table>')
 
 
-def _box(label: str, content: str) -> str:
+def box(label: str, content: str) -> str:
     """A box that scrolls sideways by itself where its content is too wide, also with the keyboard."""
     return f'<div class="box" role="region" aria-label="{label}" tabindex="0">\n{content}\n</div>'
 
 
-def _head(*names: str, text: int = 1) -> list[str]:
+def heads(*names: str, text: int = 1) -> list[str]:
     """Column heads; the first `text` stand over words, not numbers."""
     return [f'<th scope="col"{" class=name" if i < text else ""}>{name}</th>' for i, name in enumerate(names)]
 
@@ -92,34 +106,44 @@ def _metrics(story: Story) -> str:
     marks = [f'<span class="mark {name}"></span>{name}' for name, _ in evaluations(story)]
     rows = []
     for row in metric_rows(story):
-        cells = "".join(f"<td>{_estimate(estimate)}</td>" for estimate in row.estimates)
+        cells = "".join(f"<td>{estimated(estimate)}</td>" for estimate in row.estimates)
         rows.append(f'<th scope="row">{escape(row.name)}<small>{escape(row.meaning)}</small></th>{cells}')
     under = "" if story.before.n == 0 else "<p><small>In small print under each number: its 95% interval.</small></p>"
-    return _section("The numbers", _table("metrics", _head("metric", *marks), rows, "Metrics") + under)
+    return section("The numbers", in_table("metrics", heads("metric", *marks), rows, "Metrics") + under)
 
 
-def _estimate(estimate: Estimate) -> str:
+def estimated(estimate: Estimate) -> str:
+    """A number and, in small print, its interval."""
     small = f"<small>{escape(estimate.beside)}</small>" if estimate.beside else ""
     return escape(estimate.text) + small
 
 
-def _figure(story: Story, name: str, described: str, caption: str) -> str:
-    drawn = _box(f"The {name} figure", svg(story, name, described) or "")
-    return f"<figure>\n{drawn}\n<figcaption>{caption}</figcaption>\n</figure>"
+def figure(name: str, drawn: str, caption: str) -> str:
+    """A ready drawing in a box, over its caption."""
+    return f"<figure>\n{box(name, drawn)}\n<figcaption>{caption}</figcaption>\n</figure>"
 
 
-def _confidence(story: Story) -> str:
+def _figure(story: Story, name: str, described: str, caption: str, of: str = "") -> str:
+    return figure(f"The {name} figure{of}", svg(story, name, described) or "", caption)
+
+
+def reliability(story: Story, of: str = "") -> str:
+    """The reliability diagram with its caption; `of`, escaped, tells it from another one's on the same page."""
     eces = " and ".join(f"{name} {number(e.ece)}" for name, e in evaluations(story))
-    claims = "; ".join(
-        f"{name}: claims {percent(e.mean_confidence)} on average, right {percent(e.accuracy)}"
-        for name, e in evaluations(story)
-    )
-    reliability = _figure(
+    return _figure(
         story,
         "reliability",
         f"Reliability diagram: the share that was right against the confidence. Calibration error {eces}.",
         "Each mark is one range of confidence: on the diagonal the model is right as often as it claims, below it "
         "claims too much, above too little. The bars are 95% intervals; the lower panel counts the rows (logarithmic).",
+        of,
+    )
+
+
+def _confidence(story: Story) -> str:
+    claims = "; ".join(
+        f"{name}: claims {percent(e.mean_confidence)} on average, right {percent(e.accuracy)}"
+        for name, e in evaluations(story)
     )
     confidence = _figure(
         story,
@@ -128,15 +152,15 @@ def _confidence(story: Story) -> str:
         "How often each confidence was claimed, and how often wrongly. "
         "In an honest model the solid line (average claim) and the dashed line (share right) meet.",
     )
-    return _section("Does it know what it knows?", f'<div class="figures">\n{reliability}\n{confidence}\n</div>')
+    return section("Does it know what it knows?", f'<div class="figures">\n{reliability(story)}\n{confidence}\n</div>')
 
 
-def _mistakes(story: Story) -> str:
-    title = "What it mistakes for what"
+def confusion(story: Story, of: str = "") -> str:
+    """The confusion matrix with its caption; `of` as in `reliability`. A sentence where it is not kept."""
     found = mistakes(story)
     if found is None:
-        return _section(title, "<p>With more than 1,000 classes the confusion matrix is not kept.</p>")
-    k, names = story.before.n_classes, [escape(name) for name in story.names]
+        return NOT_KEPT
+    k = story.before.n_classes
     block = -(-k // FINEST)
     caption = (
         "Each row is a true class, each column what it was called; the stronger the colour, the larger the share of "
@@ -148,9 +172,16 @@ def _mistakes(story: Story) -> str:
         caption += f"Each cell shows the largest share among {block} × {block} neighbouring classes. "
     caption += "A perfect model fills only the diagonal."
     top = f"Most often {story.names[found[0].true]} was called {story.names[found[0].predicted]}." if found else ""
-    figure = _figure(
-        story, "confusion", f"Confusion matrix of {k} classes, accuracy {percent(story.last.accuracy)}. {top}", caption
-    )
+    described = f"Confusion matrix of {k} classes, accuracy {percent(story.last.accuracy)}. {top}"
+    return _figure(story, "confusion", described, caption, of)
+
+
+def _mistakes(story: Story) -> str:
+    title = "What it mistakes for what"
+    found = mistakes(story)
+    if found is None:
+        return section(title, NOT_KEPT)
+    names = [escape(name) for name in story.names]
     rows = (
         f'<th scope="row">{names[m.true]}</th><td class="name">{names[m.predicted]}</td>'
         f"<td>{count(m.count)}</td><td>{100 * m.share:.1f}%</td>"
@@ -158,11 +189,10 @@ def _mistakes(story: Story) -> str:
     )
     table = "<p>There are none.</p>"
     if found:
-        head = _head("true class", "called", "rows", "of that class", text=2)
-        table = _table("names pairs", head, rows, "Most frequent mistakes")
-    return _section(
-        title, f'<div class="figures">\n{figure}\n<div>\n<h3>Most frequent mistakes</h3>\n{table}\n</div>\n</div>'
-    )
+        head = heads("true class", "called", "rows", "of that class", text=2)
+        table = in_table("names pairs", head, rows, "Most frequent mistakes")
+    most = f"<div>\n<h3>Most frequent mistakes</h3>\n{table}\n</div>"
+    return section(title, f'<div class="figures">\n{confusion(story)}\n{most}\n</div>')
 
 
 def _classes(story: Story) -> str:
@@ -176,15 +206,20 @@ def _classes(story: Story) -> str:
         shares = (of.precision[i], of.recall[i], of.f1[i], of.frequency[i], *of.mean_probability[i])
         cells = "".join(f"<td>{'–' if math.isnan(share) else percent(float(share))}</td>" for share in shares)
         rows.append(f'<th scope="row">{escape(names[k])}</th>{counts}{cells}')
-    head = _head("class", "true rows", "predicted", "precision", "recall", "F1", "frequency", *means)
+    head = heads("class", "true rows", "predicted", "precision", "recall", "F1", "frequency", *means)
     said = "<p>Precision: of the rows called so, the share that is. Recall: of the rows that are, the share called so. "
     said += "Calibrated probabilities have a mean near the frequency of the class.</p>\n"
     if of.left_out:
         said += f"<p>The {WORST} classes with the lowest F1 of {len(names):,}; {of.left_out:,} are not listed.</p>\n"
-    return _section("Class by class", said + _table("names", head, rows, "Classes"))
+    return section("Class by class", said + in_table("names", head, rows, "Classes"))
 
 
 def _how(story: Story) -> str:
+    return section("How these numbers were made", how(story))
+
+
+def how(story: Story) -> str:
+    """What was measured on what, and what the numbers mean."""
     measured = f"All numbers are measured on {count(story.before.n, 'row')}."
     if story.before.weighted:
         measured += " Rows have weights: means are weighted, and intervals use the effective number of rows."
@@ -192,9 +227,10 @@ def _how(story: Story) -> str:
         measured += f" The calibrator was fitted on {count(story.n_fitted, 'row')}."
     if story.after is not None:
         measured += FITTED_ON[story.held_out]
-    return _section("How these numbers were made", HOW.format(measured=measured, bins=story.before.n_bins))
+    return HOW.format(measured=measured, bins=story.before.n_bins)
 
 
+NOT_KEPT = "<p>With more than 1,000 classes the confusion matrix is not kept.</p>"
 FITTED_ON = {
     True: " None of the rows the calibrator was fitted on is among those measured.",
     False: " The calibrator was fitted on the very rows measured here, which flatters the numbers after calibration.",

@@ -1,0 +1,102 @@
+"""softargmax train: a name of images -> a run folder with a trained, calibrated, measured network."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from softargmax.training import Epoch, Run, Settings
+
+FIGURES = "figures"  # of a run, in its folder
+
+
+def train(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", show_default=False, help="fashion-mnist-mini, fashion-mnist or mnist.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The folder to make.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="cnn or mlp.")] = "cnn",
+    pooling: Annotated[
+        str | None, typer.Option(metavar="max|none", show_default=False, help="Of the cnn; max unless told otherwise.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the training images.")] = 8,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images a step.")] = 128,
+    optimizer: Annotated[str, typer.Option(metavar="NAME", help="adam or sgd.")] = "adam",
+    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate.")] = 1e-3,
+    momentum: Annotated[float, typer.Option(metavar="X", help="Of sgd.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(metavar="X", help="Pull of the weights towards 0.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(metavar="X", help="Share of the target spread over classes.")] = 0.0,
+    dropout: Annotated[float, typer.Option(metavar="X", help="Share of units left out in training.")] = 0.3,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and dropout.")] = 0,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="FOLDER", show_default=False, help="Where the files of DATA are."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Train a network on images, calibrate it, measure it; RUN holds everything.
+
+    Ctrl-C ends the training early: RUN can be used, and gone on with by --resume.
+    """
+    from softargmax.cli import _show
+    from softargmax.report import run_story
+
+    need_torch()
+    from softargmax.training import Settings
+
+    if pooling is None:
+        pooling = "max" if model != "mlp" else "none"
+    settings = Settings(
+        data, model, None if pooling == "none" else pooling, epochs, batch_size, optimizer, lr, momentum, weight_decay,
+        label_smoothing, dropout, seed,
+    )  # fmt: skip
+    run = trained(output, settings, data_dir=data_dir, resume=resume)
+    print()
+    _show.table(run_story(run))
+    print(f"wrote {output}; next: softargmax predict {output} PICTURE.png, softargmax report {output} -o report.html")
+    if run.status == "interrupted":
+        where = f"epoch {len(run.history) + 1} of {epochs}"
+        print(f"softargmax: interrupted in {where}; go on by --resume", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def need_torch() -> None:
+    """Raise ValueError saying what to install where PyTorch is not."""
+    if any(find_spec(name) is None for name in ("torch", "lightning_fabric")):
+        raise ValueError('networks need PyTorch: pip install "softargmax[torch]"')
+
+
+def trained(folder: Path, settings: Settings, *, data_dir: Path | None = None, resume: bool = False) -> Run:
+    """Train with a bar on a terminal and a line for each epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from softargmax.report import save_run_figures
+    from softargmax.training.start import start
+
+    columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(settings.name, total=None)
+
+        def at_batch(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+
+        def at_epoch(history: list[Epoch]) -> None:
+            bar.update(task, completed=0)
+            print(_line(len(history), settings.epochs, history[-1]), flush=True)
+
+        run = start(folder, settings, data_dir=data_dir, resume=resume, at_batch=at_batch, at_epoch=at_epoch)
+    save_run_figures([run], folder / FIGURES)
+    return run
+
+
+def _line(number: int, of: int, epoch: Epoch) -> str:
+    return (
+        f"epoch {number} of {of}: calibration NLL {epoch.nll:.4f} ({epoch.calibrated_nll:.4f} at T = "
+        f"{epoch.temperature:.2f}), accuracy {epoch.accuracy:.1%}, {epoch.seconds:.1f} s"
+    )

@@ -1,0 +1,1 @@
+"""Inputs -> logits: networks in PyTorch (`softargmax.models.networks`, which imports torch)."""
