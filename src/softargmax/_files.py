@@ -61,6 +61,11 @@ def _refuse_what_is_no_file(path: str | os.PathLike[str], target: Path) -> None:
         raise ValueError(f"cannot write {path}: it is read-only; nothing was changed there")
 
 
+def half_files(folder: Path) -> list[Path]:
+    """Files in `folder` that have not got their names: a program was killed while it wrote them, or writes them now."""
+    return list(folder.glob(f".{'[0-9a-f]' * 16}.part"))
+
+
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to `path`, all of it or nothing (see whole_file)."""
     with whole_file(path) as file:

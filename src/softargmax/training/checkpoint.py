@@ -72,7 +72,11 @@ def read_checkpoint(folder: Path, state: State) -> None:
         raise ValueError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from None
     if hashlib.sha256(content).hexdigest() != wanted:
         raise ValueError(f"{file} is damaged: its SHA-256 is not the one in {index}; start again in a new folder")
-    _restore(state, load(content))
+    tensors = load(content)
+    shapes = {f"network.{name}": tensor.shape for name, tensor in state.network.state_dict().items()}
+    if {name: tensor.shape for name, tensor in tensors.items() if name.startswith("network.")} != shapes:
+        raise ValueError(f"{file} cannot be used: it is of another network; start again in a new folder")
+    _restore(state, tensors)
     state.history[:] = history
 
 

@@ -17,6 +17,7 @@ from softargmax.data import ImageSet
 from softargmax.ops import cross_entropy
 from softargmax.training.checkpoint import State
 from softargmax.training.settings import Epoch, Inputs, Settings
+from softargmax.typing import Float64Array, IntArray
 
 Batches = Callable[[int, int], None]  # told (batches done, batches in all)
 
@@ -31,12 +32,13 @@ def train(
     at_batch: Batches = lambda done, of: None,
     at_epoch: Callable[[State], None] = lambda state: None,
 ) -> None:
-    """Train to the last epoch, from wherever `state` is. Same seed, same machine: same weights, bit for bit.
+    """Train to the last epoch, from wherever `state` is. Same seed, same CPU: same weights, bit for bit.
 
     Raises ValueError where the loss is no number, with the batch and the likely cause.
     """
     fabric = Fabric(accelerator="auto", devices=1)
     network, optimizer = fabric.setup(state.network, state.optimizer)
+    state.optimizer.load_state_dict(state.optimizer.state_dict())  # what it remembers goes where the weights went
     pixels, labels = (fabric.to_device(torch.tensor(array)) for array in (images.images, images.labels))
     while len(state.history) < settings.epochs:
         start, losses = time.perf_counter(), []
@@ -48,12 +50,17 @@ def train(
             )
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise ValueError(_diverged(losses[-1], len(state.history) + 1, done, len(batches), settings))
+                where = f"epoch {len(state.history) + 1}, batch {done} of {len(batches)}"
+                raise ValueError(_diverged(f"the loss is {losses[-1]} in {where}", settings))
             optimizer.zero_grad()
             fabric.backward(loss)
             optimizer.step()
             at_batch(done, len(batches))
-        state.history.append(_measured(network, calibration, inputs, float(np.mean(losses)), start))
+        logits = logits_of(network, calibration.images, inputs).astype(np.float64)
+        if not np.isfinite(logits).all():  # the last step was too large, and no loss saw it
+            where = f"epoch {len(state.history) + 1}, batch {len(batches)} of {len(batches)}"
+            raise ValueError(_diverged(f"the logits are no numbers any more after {where}", settings))
+        state.history.append(_measured(logits, calibration.labels, float(np.mean(losses)), start))
         at_epoch(state)
 
 
@@ -76,8 +83,7 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
 
 
-def _measured(network: torch.nn.Module, calibration: ImageSet, inputs: Inputs, train_nll: float, start: float) -> Epoch:
-    logits, labels = logits_of(network, calibration.images, inputs).astype(np.float64), calibration.labels
+def _measured(logits: Float64Array, labels: IntArray, train_nll: float, start: float) -> Epoch:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a network that is not trained yet
         calibrator = TemperatureScaling().fit(logits, labels)
@@ -91,8 +97,8 @@ def _measured(network: torch.nn.Module, calibration: ImageSet, inputs: Inputs, t
     )
 
 
-def _diverged(loss: float, epoch: int, batch: int, batches: int, settings: Settings) -> str:
+def _diverged(what: str, settings: Settings) -> str:
     return (
-        f"the loss is {loss} in epoch {epoch}, batch {batch} of {batches}: the steps are probably too large; "
-        f"try a smaller learning rate than {settings.lr:g}, such as {settings.lr / 10:g}"
+        f"{what}: the steps are probably too large; "
+        f"try a smaller learning rate than {settings.lr:g}, such as {settings.lr / 10:g}, in a new folder"
     )

@@ -4,7 +4,7 @@
     weights.safetensors  the network
     calibrator.json      fitted on the calibration part (softargmax.load reads it)
     test.npz             logits and labels of the test part (softargmax evaluate reads it)
-    metrics.json         of the test part, before and after calibration; history of the epochs
+    metrics.json         of the test part, before and after calibration
     examples.npz         images of the test part, filters and feature maps, for pictures
     checkpoints/         the state after the last epoch
 
@@ -107,8 +107,8 @@ def read_run(folder: Path) -> Run:
     document = read_index(folder)
     if document["status"] == "training":
         raise ValueError(
-            f"{folder} is half written: training was stopped before its end; go on with "
-            f"softargmax train {document['settings']['data']} -o {folder} --resume"
+            f"{folder} is half written: training was stopped before its end; go on with the command that began it, "
+            f"softargmax train {document['settings']['data']} -o {folder} and its options, and --resume"
         )
     for name, wanted in document["files"].items():
         if sha256_of(folder / name) != wanted:
@@ -156,6 +156,9 @@ def read_index(folder: Path) -> dict[str, Any]:
                           ("n_calibration", int)):  # fmt: skip
             if not isinstance(document[key], kind):
                 raise ValueError(f"{key} is no {kind.__name__}")
+        missing = {WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES} - set(document["files"])
+        if document["status"] != "training" and missing:
+            raise ValueError(f"it does not name {', '.join(sorted(missing))}")
     except (ValueError, KeyError, TypeError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{file} cannot be read: {said}") from None

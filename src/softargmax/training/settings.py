@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from softargmax.data._arrays import did_you_mean
 MODELS = ("mlp", "cnn")
 OPTIMIZERS = ("adam", "sgd")
 POOLINGS = ("max", None)
+LARGEST = 1e30  # beyond any use; PyTorch stops with words of its own where a step has no float32
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Settings:
 
     data : the name of the data set. model : "mlp" or "cnn". pooling : "max" or None (of the cnn).
     epochs, batch_size : integers from 1. optimizer : "adam" or "sgd"; `momentum` is for sgd.
-    lr : learning rate, above 0. weight_decay : 0 or more. label_smoothing, dropout : in [0, 1).
+    lr : learning rate, above 0. weight_decay : 0 or more; both at most 1e30. label_smoothing, dropout : in [0, 1).
     seed : of the first weights, the order of the images and the dropout.
 
     Raises ValueError for anything else.
@@ -49,15 +51,16 @@ class Settings:
                 near = did_you_mean(str(value), [str(each) for each in allowed if each is not None])
                 raise ValueError(f"{name} must be one of {_listed(allowed)}; got {value!r}{near}")
         for name in ("epochs", "batch_size"):
-            _check(name, getattr(self, name), int, getattr(self, name) >= 1, "an integer from 1")
-        _check("seed", self.seed, int, 0 <= self.seed < 1 << 63, "an integer from 0 to 2**63 - 1")
-        _check("lr", self.lr, float, 0 < self.lr < math.inf, "a number above 0")
-        _check("momentum", self.momentum, float, 0 <= self.momentum < 1, "a number in [0, 1)")
-        _check("weight_decay", self.weight_decay, float, 0 <= self.weight_decay < math.inf, "a number from 0")
-        _check("label_smoothing", self.label_smoothing, float, 0 <= self.label_smoothing < 1, "a number in [0, 1)")
-        _check("dropout", self.dropout, float, 0 <= self.dropout < 1, "a number in [0, 1)")
+            _check(name, getattr(self, name), int, lambda n: 1 <= n < 1 << 31, "an integer from 1")
+        _check("seed", self.seed, int, lambda n: 0 <= n < 1 << 63, "an integer from 0 to 2**63 - 1")
+        _check("lr", self.lr, float, lambda x: 0 < x < math.inf, "a number above 0")
+        _check("weight_decay", self.weight_decay, float, lambda x: 0 <= x < math.inf, "a number from 0")
+        for name in ("lr", "weight_decay"):
+            _check(name, getattr(self, name), float, lambda x: x <= LARGEST, f"at most {LARGEST:g}")
+        for name in ("momentum", "label_smoothing", "dropout"):
+            _check(name, getattr(self, name), float, lambda x: 0 <= x < 1, "a number in [0, 1)")
         if self.model == "mlp" and self.pooling is not None:
-            raise ValueError("the mlp has nothing to pool: leave pooling out")
+            raise ValueError(f"the mlp has nothing to pool: pooling must be none; got {self.pooling!r}")
 
     @property
     def name(self) -> str:
@@ -108,7 +111,7 @@ def _listed(names: tuple[Any, ...]) -> str:
     return ", ".join("none" if name is None else str(name) for name in names)
 
 
-def _check(name: str, value: Any, kind: type, fine: bool, wanted: str) -> None:
+def _check(name: str, value: Any, kind: type, fine: Callable[[Any], bool], wanted: str) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole or (kind is float and isinstance(value, float))) or not fine:
+    if not (whole or (kind is float and isinstance(value, float))) or not fine(value):
         raise ValueError(f"{name} must be {wanted}; got {value!r}")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from softargmax import __version__
-from softargmax._files import write_whole
+from softargmax._files import half_files, write_whole
 from softargmax.calibration import TemperatureScaling
 from softargmax.data import ImageData, border_mean, read_images
 from softargmax.metrics import evaluate
@@ -89,6 +89,8 @@ def start(
         "files": {},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    for half in half_files(folder) + half_files(folder / CHECKPOINTS):  # of a training that was killed
+        half.unlink()
     write_index(folder, document)
 
     def at_end_of_epoch(state: State) -> None:
@@ -99,7 +101,7 @@ def start(
     try:
         train(state, data.train, data.calibration, inputs, settings, at_batch=at_batch, at_epoch=at_end_of_epoch)
     except KeyboardInterrupt:
-        status = "interrupted"
+        status = "complete" if len(state.history) == settings.epochs else "interrupted"
     files = _finish(folder, state, data, inputs)
     history = [dataclasses.asdict(epoch) for epoch in state.history]
     write_index(folder, {**document, "status": status, "history": history, "files": files})
@@ -116,7 +118,7 @@ def _optimizer(network: torch.nn.Module, settings: Settings) -> torch.optim.Opti
 def _check(folder: Path, settings: Settings, resume: bool) -> dict[str, Any] | None:
     """What `run.json` of a run to go on with says; None for a new one."""
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(half_files(folder))):
             there = (folder / INDEX).exists()
             hint = "go on with it by --resume, or give another name" if there else "give the name of a new folder"
             raise ValueError(f"{folder} is {'a run' if there else 'there'} already; {hint}")
