@@ -14,10 +14,10 @@ from softargmax import TemperatureScaling
 from softargmax.data import Predictions
 from softargmax.report import answers_figure, save_run_figures
 from softargmax.report.palette import DARK, LIGHT, STANDINS
+from softargmax.report.plots import inline
 from softargmax.report.training import (
     curves_figure,
     filters_figure,
-    inline,
     maps_figure,
     mistakes_figure,
     run_figures,

@@ -68,7 +68,7 @@ def draw_reliability(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: 
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share that was right")
     _percent_ticks(axes.xaxis)
     _percent_ticks(axes.yaxis)
-    return _plain_frame(axes, colors)
+    return plain_frame(axes, colors)
 
 
 def draw_counts(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mapping[str, str] = LIGHT) -> Axes:
@@ -85,7 +85,7 @@ def draw_counts(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mappi
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticks(powers, [_short_count(power) for power in powers])
     _percent_ticks(axes.xaxis)
-    return _plain_frame(axes, colors)
+    return plain_frame(axes, colors)
 
 
 def draw_confidence(axes: Axes, histogram: ConfidenceHistogram, *, colors: Mapping[str, str] = LIGHT) -> Axes:
@@ -101,7 +101,7 @@ def draw_confidence(axes: Axes, histogram: ConfidenceHistogram, *, colors: Mappi
     axes.set(xlim=(0, 1), ylabel="share of rows")
     _percent_ticks(axes.xaxis)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-    return _plain_frame(axes, colors)
+    return plain_frame(axes, colors)
 
 
 def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[str, str] = LIGHT) -> Axes:
@@ -139,7 +139,7 @@ def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[st
         scale = confusion.block
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:.0f}"))
-    _plain_frame(axes, colors)
+    plain_frame(axes, colors)
     axes.grid(False)
     return axes
 
@@ -160,7 +160,8 @@ def _percent_ticks(axis: Any) -> None:
     axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0%", "20%", "40%", "60%", "80%", "100%"])
 
 
-def _plain_frame(axes: Axes, colors: Mapping[str, str]) -> Axes:
+def plain_frame(axes: Axes, colors: Mapping[str, str]) -> Axes:
+    """A quiet frame and grid around what was drawn."""
     axes.set_facecolor("none")
     axes.grid(True, color=colors["line"], linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)
@@ -183,7 +184,8 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
-def _legend(figure: Figure, handles: Sequence[Any], colors: Mapping[str, str], columns: int = 1) -> None:
+def legend(figure: Figure, handles: Sequence[Any], colors: Mapping[str, str], columns: int = 1) -> None:
+    """What the marks mean, at the top left of the figure."""
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderpad=0,
         labelcolor=colors["ink"], handlelength=1.4, handletextpad=0.6, columnspacing=1.4, labelspacing=0.4,
@@ -202,7 +204,7 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
             handles.append(
                 Line2D([], [], color=colors[c.name], marker=MARKS[c.name], markersize=5.5, linewidth=1, label=label)
             )
-        _legend(figure, handles, colors)
+        legend(figure, handles, colors)
         upper = draw_reliability(place(figure, 0.67, top, side, side), curves, colors=colors)
         upper.tick_params(labelbottom=False)
         lower = draw_counts(place(figure, 0.67, top + side + 0.2, side, 0.8), curves, colors=colors)
@@ -219,7 +221,7 @@ def confidence_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fig
         height = 0.62 + len(histograms) * (each + 0.36) + 0.22
         figure = figure_of(height)
         line: Any = {"color": colors["ink"], "linewidth": 1.4}
-        _legend(
+        legend(
             figure,
             [
                 Patch(color=colors["right"], label="right"),
@@ -266,7 +268,6 @@ FIGURES: Mapping[str, Callable[..., Figure | None]] = {
 }
 
 
-# an image gives the opacity alone; its hue comes from the page
 TINTED = (
     '<mask id="{0}" style="mask-type: alpha">{1}</mask>'
     '<rect width="100%" height="100%" mask="url(#{0})" style="fill: var(--spot)"/>'
@@ -282,24 +283,8 @@ def svg(story: Story, name: str, described: str) -> str | None:
     figure = FIGURES[name](story, colors=STANDINS)
     if figure is None:
         return None
-    text = rendered(figure, "svg", name).decode()
-    extras = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"  # matplotlib's, for files
-    text = re.sub(extras, "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r'<[^>]*(?:url\(|href=")#([^)"]+)', text))
-
-    def inlined(tag: re.Match[str]) -> str:  # tags only: what stands between them may be a user's words
-        said = re.sub(r"font: (?:[a-z0-9]+ )*([0-9.]+)px [^;\"]*", r"font-size: \1px", tag[0])
-        said = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", said)
-        said = re.sub(r'(url\(|href=")#', rf"\1#{name}-", said.replace("xlink:href", "href"))
-        return themed(said)
-
-    root, body = re.sub(r"<[^>]+>", inlined, text).split(">", 1)
-    box = root[root.index("viewBox=") :].split('"')[1]
-    body = re.sub(r"\s*\n\s*", "\n", body).strip()
-    body = re.sub(r"<image\b[^>]*>", TINTED.format(f"{name}-tint", r"\g<0>"), body)
-    smallest = f"min-width: {float(box.split()[2]):.0f}px"  # 10 points are 10 pixels or more
-    said = escape(plain(described))
-    return f'<svg class="{name}" viewBox="{box}" style="{smallest}" role="img" aria-label="{said}">{body}'
+    # an image gives the opacity alone; its hue comes from the page
+    return re.sub(r"<image\b[^>]*>", TINTED.format(f"{name}-tint", r"\g<0>"), inline(figure, name, described))
 
 
 def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 200) -> None:
@@ -317,6 +302,27 @@ def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 20
         raise ValueError(f"there is no {name} figure of {story.before.n_classes} classes")
     figure.set_facecolor(LIGHT["page"])
     write_whole(path, rendered(figure, kind, name, dpi=dpi, fonttype="path"))
+
+
+def inline(figure: Figure, name: str, described: str) -> str:
+    """A figure drawn in STANDINS as an `<svg>` element for a page; `name` keeps its ids apart from other figures'."""
+    text = rendered(figure, "svg", name).decode()
+    extras = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"  # matplotlib's, for files
+    text = re.sub(extras, "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r'<[^>]*(?:url\(|href=")#([^)"]+)', text))
+
+    def tidied(tag: re.Match[str]) -> str:  # tags only: what stands between them may be a user's words
+        said = re.sub(r"font: (?:[a-z0-9]+ )*([0-9.]+)px [^;\"]*", r"font-size: \1px", tag[0])
+        said = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", said)
+        said = re.sub(r'(url\(|href=")#', rf"\1#{name}-", said.replace("xlink:href", "href"))
+        return themed(said)
+
+    root, body = re.sub(r"<[^>]+>", tidied, text).split(">", 1)
+    box = root[root.index("viewBox=") :].split('"')[1]
+    body = re.sub(r"\s*\n\s*", "\n", body).strip()
+    smallest = f"min-width: {float(box.split()[2]):.0f}px"  # 10 points are 10 pixels or more
+    said = escape(plain(described))
+    return f'<svg class="{name}" viewBox="{box}" style="{smallest}" role="img" aria-label="{said}">{body}'
 
 
 def rendered(figure: Figure, kind: str, name: str, *, dpi: int = 72, fonttype: str = "none") -> bytes:

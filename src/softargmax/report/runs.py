@@ -30,6 +30,7 @@ from softargmax.report.html import (
     styles,
 )
 from softargmax.report.palette import STANDINS
+from softargmax.report.plots import inline
 from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import Estimate, metric_rows
 from softargmax.report.training import (
@@ -37,7 +38,6 @@ from softargmax.report.training import (
     Pictures,
     curves_figure,
     filters_figure,
-    inline,
     maps_figure,
     mistakes_figure,
     run_names,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from softargmax._files import write_whole
 from softargmax.ops import softmax
-from softargmax.report.palette import LIGHT, themed
-from softargmax.report.plots import MARKS, STYLE, WIDTH, _legend, _plain_frame, figure_of, place, rendered
+from softargmax.report.palette import LIGHT
+from softargmax.report.plots import MARKS, STYLE, WIDTH, figure_of, legend, place, plain_frame, rendered
 from softargmax.report.words import plain, shortened, whole_percent
 from softargmax.typing import Array, Float64Array, IntArray
 
@@ -125,7 +123,7 @@ def curves_figure(runs: Sequence[Run], *, colors: Mapping[str, str] = LIGHT) -> 
                 Line2D([], [], color=colors["ink"], linewidth=1.4, linestyle=line, label=name)
                 for line, name in zip(LINES, names, strict=True)
             ]
-        _legend(figure, handles, colors)
+        legend(figure, handles, colors)
         losses = place(figure, left, top, WIDTH - left - 0.15, 2.4)
         accuracy = place(figure, left, top + 2.4 + 0.25, WIDTH - left - 0.15, 1.5)
         for number, run in enumerate(runs):
@@ -141,7 +139,7 @@ def curves_figure(runs: Sequence[Run], *, colors: Mapping[str, str] = LIGHT) -> 
             axes.set_xlim(0.5, last + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
             axes.yaxis.set_label_coords((0.16 - left) / (WIDTH - left - 0.15), 0.5)
-            _plain_frame(axes, colors)
+            plain_frame(axes, colors)
         losses.tick_params(labelbottom=False)
     return figure
 
@@ -418,24 +416,3 @@ def save_run_figures(runs: Sequence[Run], folder: Path, *, kind: str = "png") ->
         files.append(folder / f"{name}.{kind}")
         write_whole(files[-1], rendered(figure, kind, name, dpi=200, fonttype="path"))
     return files
-
-
-def inline(figure: Figure, name: str, described: str) -> str:
-    """A figure drawn in STANDINS as an `<svg>` element for a page; `name` keeps its ids apart from other figures'."""
-    text = rendered(figure, "svg", name).decode()
-    extras = r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"
-    text = re.sub(extras, "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r'<[^>]*(?:url\(|href=")#([^)"]+)', text))
-
-    def tidied(tag: re.Match[str]) -> str:  # tags only: what stands between them may be a user's words
-        said = re.sub(r"font: (?:[a-z0-9]+ )*([0-9.]+)px [^;\"]*", r"font-size: \1px", tag[0])
-        said = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", said)
-        said = re.sub(r'(url\(|href=")#', rf"\1#{name}-", said.replace("xlink:href", "href"))
-        return themed(said)
-
-    root, body = re.sub(r"<[^>]+>", tidied, text).split(">", 1)
-    box = root[root.index("viewBox=") :].split('"')[1]
-    body = re.sub(r"\s*\n\s*", "\n", body).strip()
-    smallest = f"min-width: {float(box.split()[2]):.0f}px"  # 10 points are 10 pixels or more
-    said = escape(plain(described))
-    return f'<svg class="{name}" viewBox="{box}" style="{smallest}" role="img" aria-label="{said}">{body}'
