@@ -312,16 +312,13 @@ def _checked_labels(rows: Rows, given: Any, known: Any | None, ignore_index: int
     ignored = None
     if ignore_index is not None and lowest <= ignore_index <= highest:
         ignored = given == int(ignore_index)
-        given = xp.where(ignored, xp.zeros_like(given), given)
     inside = given >= 0
     if rows.n_classes is not None and rows.n_classes <= highest:
         inside = inside & (given < rows.n_classes)
     labels = xp.astype(given, integers, copy=False)
-    if ignored is not None:
-        inside = inside & (xp.zeros_like(labels) == xp.astype(ignored, integers))
-    return rows.per_row(xp.where(inside, labels, xp.zeros_like(labels) - 1)), (
-        None if ignored is None else rows.per_row(ignored)
-    )
+    if ignored is None:
+        return rows.per_row(xp.where(inside, labels, xp.zeros_like(labels) - 1)), None
+    return rows.per_row(xp.where(inside & ~ignored, labels, xp.zeros_like(labels) - 1)), rows.per_row(ignored)
 
 
 def _checked_targets(rows: Rows, given: Any, row_weight: Any) -> tuple[Any, Any | None]:
@@ -387,7 +384,7 @@ def _losses(z: Any, a: Any, mask: Any | None, lib: Backend) -> Any:
     if lib.shape(z)[-1] == 0:  # then there are no rows
         return xp.sum(a, axis=-1)
     counted = xp.any(a != 0, axis=-1, keepdims=True)
-    dead = xp.isnan(xp.max(z, axis=-1, keepdims=True)) & (counted == xp.zeros_like(counted))
+    dead = xp.isnan(xp.max(z, axis=-1, keepdims=True)) & ~counted
     exponents = exponents_of(xp.where(dead, xp.zeros_like(z), z), None, mask, lib)
     impossible = xp.any((exponents.u == -xp.inf) & (a != 0), axis=-1)
     bad = xp.where(counted, exponents.bad, xp.zeros_like(exponents.bad))[..., 0]
