@@ -151,10 +151,33 @@ def test_numbers_for_the_slider_are_the_logits_themselves(run: Run) -> None:
     assert found["fitted"] == run.calibrator.temperature_
     logits = np.array([image["logits"] for image in found["images"]])
     np.testing.assert_array_equal(logits, run.test.scores[run.examples.rows[:12]])
-    shares = [float(share) for share in re.findall(r'--share: ([^"]+)"', text)]
+    shares = [float(share) for share in re.findall(r'--share: ([^"]+)"', text.partition("<h4>")[0])]
     order = [image["shown"] for image in found["images"]]
     expected = np.take_along_axis(softmax(logits, temperature=found["fitted"]), np.array(order), axis=1)
     np.testing.assert_array_equal(np.reshape(shares, (12, 3)), expected)
+
+
+def test_rows_without_a_picture_stand_at_the_fitted_temperature(run: Run) -> None:
+    text = runs_page([run])
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
+    found, t = json.loads(data), run.calibrator.temperature_
+    simple, middle, least = found["rows"]
+    assert simple == {"logits": [2, 1, 0.1], "shown": [0, 1, 2]}
+    sure = [max(np.exp(z / t) / np.exp(z / t).sum()) for z in run.test.scores]
+    (row,) = np.flatnonzero((run.test.scores == least["logits"]).all(axis=1))
+    assert sure[row] == min(sure)
+    (row,) = np.flatnonzero((run.test.scores == middle["logits"]).all(axis=1))
+    assert sum(other > sure[row] for other in sure) == 149  # of 300
+    cards = re.findall(r'<li class="card"><p>(.*?)</p><ul class="bars">(.*?)</ul>', text.partition("<h4>")[2])
+    assert len(cards) == 3
+    for (_, bars), given in zip(cards, found["rows"], strict=True):
+        shares = [float(share) for share in re.findall(r'--share: ([^"]+)"', bars)]
+        weights = np.exp(np.array(given["logits"])[given["shown"]] / t)
+        np.testing.assert_allclose(shares, weights / weights.sum(), rtol=1e-12)
+    assert "scores 2, 1, 0.1" in cards[0][0]
+    assert [bar.count("(true)") for _, bar in cards] == [0, 1, 1]
+    assert ("h4", "Rows of scores, without a picture") in Page(text).texts
+    assert {("span", "A: 2"), ("span", "B: 1"), ("span", "C: 0.1")} <= set(Page(text).texts)
 
 
 def test_the_pictures_are_those_of_the_run(run: Run) -> None:

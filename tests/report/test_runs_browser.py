@@ -6,6 +6,7 @@ The numbers of the script are compared with softargmax.softmax.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.minutes
 
 TEN = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-SHARES = """() => [...document.querySelectorAll('.tempered')].map(root => [...root.querySelectorAll('.card')].map(
+SHARES = """kind => [...document.querySelectorAll('.tempered')].map(root => [...root.querySelectorAll(kind)].map(
   card => [...card.querySelectorAll('.bars li')].map(bar => bar.style.getPropertyValue('--share'))))"""
 WORDS = """() => [...document.querySelectorAll('.tempered .share')].map(share => share.textContent)"""
 WIDTHS = """() => [...document.querySelectorAll('.tempered .bar')].map(bar =>
@@ -73,7 +74,11 @@ def wanted(run: Run, temperature: float) -> np.ndarray:
 
 
 def shares(tab: Any) -> np.ndarray:
-    return np.array(tab.evaluate(SHARES), dtype=float)
+    return np.array(tab.evaluate(SHARES, ".cards:not(.rows) > .card"), dtype=float)
+
+
+def shares_of_rows(tab: Any, which: int) -> list[np.ndarray]:
+    return [np.array(row, dtype=float) for row in tab.evaluate(SHARES, ".rows > .card")[which]]
 
 
 def move(tab: Any, value: float, which: int = 0) -> None:
@@ -126,10 +131,50 @@ def test_the_slider_computes_what_the_library_does(browser: Any, file: Path, run
             found = shares(tab)
             np.testing.assert_allclose(found[0], wanted(runs[0], 10.0**value), rtol=1e-12, atol=1e-300)
             np.testing.assert_allclose(found[1], still, rtol=1e-12)  # each run has a slider of its own
-            np.testing.assert_allclose(tab.evaluate(WIDTHS), found.ravel(), atol=0.01)
+            every = [share for root in tab.evaluate(SHARES, ".card") for card in root for share in card]
+            assert len(every) == found.size + 2 * (3 + 6 + 6)
+            np.testing.assert_allclose(tab.evaluate(WIDTHS), np.array(every, dtype=float), atol=0.01)
             words = tab.evaluate(WORDS)[:6]
             assert all(word.endswith("%") for word in words)
             assert "100%" not in words
+    finally:
+        tab.context.close()
+
+
+def test_the_slider_moves_rows_without_a_picture(browser: Any, file: Path, runs: list[Run]) -> None:
+    tab, _ = opened(browser, file, 1280, "light")
+    try:
+        rows = tab.get_by_role("group", name="Temperature of cnn with max pooling").locator(".rows > .card")
+        numbers = [int(text) for text in re.findall(r"test row (\d+)", " ".join(rows.all_inner_texts()))]
+        assert len(numbers) == 2
+        still = shares_of_rows(tab, 1)
+        for value in (-1, -0.5, 0, 0.37, 1):
+            move(tab, value)
+            simple, *others = shares_of_rows(tab, 0)
+            np.testing.assert_allclose(simple, softmax([2, 1, 0.1], temperature=10**value), rtol=1e-12)
+            for found, number in zip(others, numbers, strict=True):
+                ordered = -np.sort(-softmax(runs[0].test.scores[number], temperature=10**value))
+                np.testing.assert_allclose(found, [*ordered[:5], ordered[5:].sum()], rtol=1e-9)
+        claimed = wanted(runs[0], 10.0)[:, 0].mean()  # of the images alone, as it says
+        status = tab.locator("[role=status]").first.inner_text()
+        assert f"{100 * claimed:.0f}% on average on these 12 images" in status
+        assert rows.first.inner_text().split("\n")[-6:] == ["A: 2", "37%", "B: 1", "33%", "C: 0.1", "30%"]
+        assert all(np.array_equal(*pair) for pair in zip(still, shares_of_rows(tab, 1), strict=True))
+    finally:
+        tab.context.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_slider_is_in_sight_of_the_rows(browser: Any, file: Path, width: int) -> None:
+    tab, _ = opened(browser, file, width, "light")
+    try:
+        last = tab.locator(".rows > .card").nth(2)
+        last.evaluate("e => e.scrollIntoView({ block: 'end' })")
+        for seen in (tab.locator(".tempered input").first, last.locator(".share").last):
+            box = seen.bounding_box()
+            assert 0 <= box["y"] < box["y"] + box["height"] <= 800
+        control = tab.locator(".control").first.bounding_box()
+        assert last.bounding_box()["y"] >= control["y"] + control["height"]  # not beneath it
     finally:
         tab.context.close()
 

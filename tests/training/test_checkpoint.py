@@ -17,6 +17,7 @@ from softargmax.training.checkpoint import State, read_checkpoint, write_checkpo
 from softargmax.training.loop import train  # noqa: E402
 from tests.training.test_run import small_data  # noqa: E402
 
+EPOCH = ("train_nll", "nll", "accuracy", "calibrated_nll", "temperature", "seconds")
 OPTIMIZERS = {
     "adam": lambda weights: torch.optim.Adam(weights, lr=1e-3),
     "momentum": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9),
@@ -223,9 +224,14 @@ def test_tensors_that_were_cut_or_removed_are_refused(folder):
     [
         ({"version": 2}, "version 2"),
         ({"format": "other"}, "'other'"),
-        ({"file": None}, ""),
-        ({"history": [{}]}, "train_nll"),
-        ({"history": 3}, ""),
+        ({"file": None}, "its file is None, and of its history epoch-0001.safetensors"),
+        ({"file": "\0"}, "its file is"),
+        ({"history": []}, "its file is 'epoch-0001.safetensors', and of its history epoch-0000.safetensors"),
+        ({"history": [{}]}, "history[0] has no train_nll"),
+        ({"history": ["x"]}, "history[0] must be a JSON object; got 'x'"),
+        ({"history": [dict.fromkeys(EPOCH, 1.0) | {"nll": "x"}]}, "history[0].nll must be a finite number; got 'x'"),
+        ({"history": [dict.fromkeys(EPOCH, 1.0) | {"nll": float("nan")}]}, "history[0].nll must be a finite number"),
+        ({"history": 3}, "history must be a list; got 3"),
     ],
     ids=str,
 )
@@ -237,7 +243,7 @@ def test_an_index_that_this_release_does_not_know_is_refused(changes, said, fold
     assert said in sentence
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", "\xff", "[" * 100_000])
 def test_an_index_that_is_no_index_is_refused(text, folder):
     (folder / "checkpoint.json").write_text(text, encoding="latin-1")
     assert "checkpoint.json cannot be used: " in refused(folder)

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import textwrap
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from scipy.special import log_softmax
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 
+from softargmax.cli import main  # noqa: E402
 from softargmax.data import ImageData, ImageSet  # noqa: E402
 from softargmax.training import Settings, read_run  # noqa: E402
 from softargmax.training import start as start_module  # noqa: E402
@@ -123,6 +126,29 @@ def test_a_run_says_what_was_trained_on_what(mlp):
     assert run.inputs.size == (12, 12)
     assert (run.inputs.mean, run.inputs.deviation) == pytest.approx((pixels.mean(), pixels.std()))
     assert run.inputs.border_mean == pytest.approx(border.mean())
+
+
+def test_a_folder_may_be_text_or_anything_like_a_path(mlp, tmp_path, monkeypatch):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def __fspath__(self):
+            return self.name
+
+    asked = []
+    monkeypatch.setattr(
+        start_module,
+        "read_images",
+        lambda name, data_dir: asked.append(data_dir) or small_data(name, data_dir=data_dir),
+    )
+    for number, of in enumerate((str, Named)):
+        assert read_run(of(str(mlp))).folder == mlp
+        run = start(of(str(tmp_path / f"run{number}")), settings_of(), data_dir=of("somewhere"))
+        assert (run.folder, weights(run.folder)) == (tmp_path / f"run{number}", weights(mlp))
+        again = start(of(str(tmp_path / f"run{number}")), settings_of(), resume=True)
+        assert again.folder == tmp_path / f"run{number}"
+    assert asked == [start_module.Path("somewhere")] * 2
 
 
 def test_it_learns(mlp):
@@ -401,12 +427,15 @@ def rewritten(folder, **changes):
         ({"format": "other"}, "its format is 'other'"),
         ({"version": "1"}, "version '1'"),
         ({"status": "done"}, "status 'done'"),
-        ({"settings": {"data": "small", "temperature": 3}}, "temperature"),
-        ({"settings": {"data": "small", "epochs": 0}}, "epochs must be an integer from 1; got 0"),
-        ({"inputs": {}}, "it has no 'size'"),
-        ({"history": [{}]}, "train_nll"),
-        ({"class_names": None}, "class_names is no list"),
-        ({"files": []}, "files is no dict"),
+        ({"settings": dataclasses.asdict(settings_of()) | {"temperature": 3}}, "settings has 'temperature', which"),
+        ({"settings": dataclasses.asdict(settings_of()) | {"epochs": 0}}, "epochs must be an integer from 1; got 0"),
+        ({"settings": {"data": "small"}}, "settings has no model, pooling, epochs"),  # no default passes for it
+        ({"inputs": {}}, "inputs has no size, mean"),
+        ({"history": [{}]}, "history[0] has no train_nll, nll"),
+        ({"history": ["x"]}, "history[0] must be a JSON object; got 'x'"),
+        ({"class_names": None}, "class_names must be a list; got None"),
+        ({"class_names": ["cat", 2, "frog"]}, "class_names[1] must be text; got 2"),
+        ({"files": []}, "files must be a JSON object; got []"),
     ],
     ids=str,
 )
@@ -420,7 +449,108 @@ def test_an_index_that_this_release_does_not_know_is_told(changes, said, copy):
         assert is_one_sentence(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"run"', "\xff"])
+WRONG = (None, True, "x", 7, 0.5, math.nan, math.inf, 10**400, [], ["x"], {}, {"x": 1})
+
+
+def may_stand_for(wrong, held):
+    """Whether a value is of the same kind as another; an integer is a number as well."""
+    if wrong in (math.inf, 10**400) or wrong != wrong:
+        return False
+    return type(wrong) is type(held) or (type(wrong), type(held)) == (int, float)
+
+
+def fields_of(part, path=()):
+    """The path of every field of a JSON document, at every depth."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from fields_of(value, (*path, key))
+
+
+def mutations(index):
+    """(path, index with that field of another kind or gone), for every field of `index`."""
+    for path in fields_of(index):
+        *above, last = path
+        held = functools.reduce(lambda part, key: part[key], path, index)
+        for wrong in WRONG:
+            if may_stand_for(wrong, held) or (last, wrong) == ("pooling", None):
+                continue
+            other = deepcopy(index)
+            functools.reduce(lambda part, key: part[key], above, other)[last] = wrong
+            yield path, other
+        other = deepcopy(index)
+        del functools.reduce(lambda part, key: part[key], above, other)[last]
+        if above != ["history"]:  # one epoch fewer is a history as well
+            yield path, other
+
+
+def test_every_field_of_an_index_is_checked(cnn, tmp_path):
+    """Of another kind, NaN, infinite, too large, or gone: a sentence with the file and the field."""
+    folder = shutil.copytree(cnn, tmp_path / "run")
+    index = json.loads((folder / "run.json").read_text())
+    seen = 0
+    for path, other in mutations(index):
+        (folder / "run.json").write_text(json.dumps(other))
+        try:
+            read_run(folder)
+        except ValueError as error:
+            said = str(error)
+        else:
+            pytest.fail(f"{path} is not checked: {other}")
+        assert said.startswith(f"{folder / 'run.json'} cannot be read: ")
+        assert str(path[0]) in said
+        assert is_one_sentence(said)
+        seen += 1
+    assert seen > 400
+
+
+INPUTS = {"size": [12, 12], "mean": 1.0, "deviation": 2.0, "border_mean": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"class_names": ["cat", "dog"]}, "class_names: 2 here, 3 in test.npz"),
+        ({"class_names": []}, "class_names: 0 here, 3 in test.npz"),
+        ({"inputs": {"size": [12, 13], "mean": 1, "deviation": 2, "border_mean": 3}}, "inputs.size: (12, 13) here"),
+        (
+            {"inputs": {"size": [12], "mean": 1, "deviation": 2, "border_mean": 3}},
+            "inputs.size must be [height, width]",
+        ),
+        ({"inputs": {"size": [12, 12], "mean": 1, "deviation": 0, "border_mean": 3}}, "inputs.deviation must be above"),
+        ({"version": True}, "version True is none"),
+    ],
+    ids=str,
+)
+def test_an_index_that_does_not_fit_the_other_files_is_told(changes, said, copy):
+    rewritten(copy, **changes)
+    with pytest.raises(ValueError) as caught:
+        read_run(copy)
+    assert str(caught.value).startswith(f"{copy / 'run.json'} cannot be read: {said}")
+
+
+@pytest.mark.parametrize("change", [{"model": "mlp", "pooling": None}, {"pooling": None}], ids=str)
+def test_an_index_that_names_another_network_is_told(change, cnn, tmp_path):
+    folder = shutil.copytree(cnn, tmp_path / "run")
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    rewritten(folder, settings=settings | change)
+    with pytest.raises(ValueError, match=r"run\.json cannot be used: settings\.model .* is of another network"):
+        read_run(folder).network()
+
+
+@pytest.mark.parametrize("words", [["predict", "{run}", "x.png"], ["report", "{run}", "-o", "x.html"]], ids=str)
+@pytest.mark.parametrize(
+    ("field", "value"), [("class_names", [1, 2, 3]), ("history", ["x"]), ("inputs", {"size": "x"}), ("settings", None)]
+)
+def test_an_index_edited_by_hand_ends_a_command_with_a_sentence(words, field, value, copy, capsys):
+    rewritten(copy, **{field: value})
+    assert main([word.format(run=copy) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"softargmax: error: {copy / 'run.json'} cannot be read: {field}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"run"', "\xff", "[" * 100_000])
 def test_an_index_that_is_no_index_is_told(text, copy):
     (copy / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"run\.json cannot be read: "):

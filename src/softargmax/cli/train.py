@@ -80,23 +80,36 @@ def trained(folder: Path, settings: Settings, *, data_dir: Path | None = None, r
     from softargmax.training.start import start
 
     columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(settings.name, total=None)
+    bar = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else lines for a file or a pipe would be drawn on the terminal
+        disable=not sys.stderr.isatty(),
+    )
+    task = bar.add_task(settings.name)
 
-        def at_batch(done: int, of: int) -> None:
-            bar.update(task, completed=done, total=of)
+    def at_batch(done: int, of: int) -> None:
+        if done == 1:
+            bar.reset(task, total=of)  # the time that is left is that of this epoch
+            bar.start()  # not before: a download has a bar of its own
+        bar.update(task, completed=done)
 
-        def at_epoch(history: list[Epoch]) -> None:
-            bar.update(task, completed=0)
-            print(_line(len(history), settings.epochs, history[-1]), flush=True)
+    def at_epoch(history: list[Epoch]) -> None:
+        print(_line(len(history), settings.epochs, history[-1]), flush=True)
 
+    try:
         run = start(folder, settings, data_dir=data_dir, resume=resume, at_batch=at_batch, at_epoch=at_epoch)
+    finally:
+        bar.stop()
     save_run_figures([run], folder / FIGURES)
     return run
 
 
 def _line(number: int, of: int, epoch: Epoch) -> str:
+    """As a rule within 80 columns, after which a terminal breaks a line."""
+    seconds = f"{epoch.seconds:.1f}" if epoch.seconds < 9.95 else f"{epoch.seconds:.0f}"
     return (
-        f"epoch {number} of {of}: calibration NLL {epoch.nll:.4f} ({epoch.calibrated_nll:.4f} at T = "
-        f"{epoch.temperature:.2f}), accuracy {epoch.accuracy:.1%}, {epoch.seconds:.1f} s"
+        f"epoch {number} of {of}: calibration NLL {epoch.nll:.3f} ({epoch.calibrated_nll:.3f} at T = "
+        f"{epoch.temperature:.2f}), accuracy {epoch.accuracy:.1%}, {seconds} s"
     )

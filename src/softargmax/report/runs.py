@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from softargmax.ops import softmax
 from softargmax.report.html import (
     confusion,
     document,
@@ -46,7 +47,7 @@ from softargmax.report.training import (
     sure_mistakes,
 )
 from softargmax.report.words import count, percent, plain
-from softargmax.typing import Array
+from softargmax.typing import Array, Float64Array, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,8 +82,9 @@ def runs_page(runs: Sequence[Run]) -> str:
     """One or two runs as one HTML5 document that needs no network. Same runs, same bytes; all names are escaped.
 
     It opens with the headline, then a table of the numbers before and after calibration, the training curves, example
-    images whose probabilities follow a temperature slider (a script of the page; without it they stand at the fitted
-    temperature), the most confident mistakes, reliability, confusion, filters and feature maps, and how it was made.
+    images and rows of scores whose probabilities follow a temperature slider (a script of the page; without it they
+    stand at the fitted temperature), the most confident mistakes, reliability, confusion, filters and feature maps, and
+    how it was made.
     Text to be written as UTF-8. Raises ValueError for another number of runs.
     """
     told = [_Told(run, name, run_story(run), number) for number, (run, name) in enumerate(_named(runs), start=1)]
@@ -274,18 +276,18 @@ def _slider(each: _Told) -> str:
     t, names = float(each.run.calibrator.temperature_), each.story.names
     fitted = f"{t:.4g}"
     at = min(1.0, max(-1.0, math.log10(t)))
-    top = np.argsort(-pictures.logits, axis=-1, kind="stable")[:, :MOST_BARS]
+    top = [_largest(logits) for logits in pictures.logits]
+    rows = _rows(each.run, names)
     data = {
         "fitted": t,
         "said": fitted,
-        "images": [
-            {"logits": [z if math.isfinite(z) else None for z in logits.tolist()], "shown": shown.tolist()}
-            for logits, shown in zip(pictures.logits, top, strict=True)
-        ],
+        "images": [_numbers_of(logits, shown) for logits, shown in zip(pictures.logits, top, strict=True)],
+        "rows": [_numbers_of(row.logits, _largest(row.logits)) for row in rows],
     }
     right = int((pictures.called == pictures.labels).sum())
     claimed = short_percent(float(pictures.probs.max(axis=-1).mean()))
     cards = "\n".join(_card(pictures, i, top[i], names) for i in range(len(top)))
+    others = "\n".join(_row_card(row, t) for row in rows)
     return f"""<h3 class="run">{each.title}</h3>
 <div class="tempered" role="group" aria-label="Temperature of {each.title}">
 <script type="application/json">{embedded(data)}</script>
@@ -303,17 +305,76 @@ def _slider(each: _Told) -> str:
 <ul class="cards">
 {cards}
 </ul>
+<h4>Rows of scores, without a picture</h4>
+<p>The same temperature; the number after each class is its score.</p>
+<ul class="cards rows">
+{others}
+</ul>
 </div>"""
 
 
-def _card(pictures: Pictures, i: int, shown: Array, names: Sequence[str]) -> str:
-    called, label, probs = int(pictures.called[i]), int(pictures.labels[i]), pictures.probs[i]
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """Scores (K,) of one row, without a picture: what is said of it, the names of its classes, the true one if any."""
+
+    said: str
+    logits: Float64Array
+    names: Sequence[str]
+    label: int | None = None
+
+
+def _rows(run: Run, names: Sequence[str]) -> list[_Row]:
+    """The scores of the tutorials, and the rows of the test part that the run is least sure of and middling sure of."""
+    assert run.test.labels is not None
+    logits = run.test.logits.astype(np.float64)
+    sure = softmax(logits, temperature=float(run.calibrator.temperature_)).max(axis=-1)
+    order = np.argsort(sure, kind="stable")
+    known = {
+        int(order[len(order) // 2]): "half of the test part is surer",
+        int(order[0]): "all of the test part is surer",
+    }
+    rows = [_Row("<b>scores 2, 1, 0.1</b><br>an example, not of this network", np.array([2, 1, 0.1]), tuple("ABC"))]
+    for row, which in known.items():
+        said = f"<b>test row {row}</b><br>{which}"
+        rows.append(_Row(said, logits[row], names, int(run.test.labels[row])))
+    return rows
+
+
+def _largest(logits: Float64Array) -> IntArray:
+    """The classes that get a bar of their own, the first one first."""
+    return np.argsort(-logits, kind="stable")[:MOST_BARS]
+
+
+def _numbers_of(logits: Float64Array, shown: IntArray) -> dict[str, Any]:
+    """What the script needs; JSON has no -inf."""
+    return {"logits": [z if math.isfinite(z) else None for z in logits.tolist()], "shown": shown.tolist()}
+
+
+def _card(pictures: Pictures, i: int, shown: IntArray, names: Sequence[str]) -> str:
+    called, label = int(pictures.called[i]), int(pictures.labels[i])
     said = f"<b>✓ right</b><br>{escape(names[called])}"
     if called != label:
         said = f"<b>✗ wrong</b><br>says {escape(names[called])},<br>is {escape(names[label])}"
-    bars = [
-        (escape(names[k]) + (" <b>(true)</b>" if k == label else ""), float(probs[k])) for k in map(int, shown.tolist())
-    ]
+    alt = f"test image {int(pictures.rows[i])}: {names[label]}"
+    picture = f'<img src="{_png(pictures.images[i])}" alt="{escape(alt)}" width="64" height="64">'
+    words = [escape(names[k]) + _true(k, label) for k in shown.tolist()]
+    return f'<li class="card">{picture}<p>{said}</p>{_bars(words, pictures.probs[i], shown)}</li>'
+
+
+def _row_card(row: _Row, temperature: float) -> str:
+    shown = _largest(row.logits)
+    words = [f"{escape(row.names[k])}: {row.logits[k]:.3g}{_true(k, row.label)}" for k in shown.tolist()]
+    probs = softmax(row.logits, temperature=temperature)
+    return f'<li class="card"><p>{row.said}</p>{_bars(words, probs, shown)}</li>'
+
+
+def _true(k: int, label: int | None) -> str:
+    return " <b>(true)</b>" if k == label else ""
+
+
+def _bars(words: Sequence[str], probs: Float64Array, shown: IntArray) -> str:
+    """A bar for each class that is shown, under ready words, and one for all the others."""
+    bars = list(zip(words, probs[shown].tolist(), strict=True))
     if len(probs) > len(shown):
         bars.append((f"{len(probs) - len(shown)} more", float(np.delete(probs, shown).sum())))
     lines = "".join(
@@ -321,9 +382,7 @@ def _card(pictures: Pictures, i: int, shown: Array, names: Sequence[str]) -> str
         '<span class="bar"></span></li>'
         for name, share in bars
     )
-    alt = f"test image {int(pictures.rows[i])}: {names[label]}"
-    picture = f'<img src="{_png(pictures.images[i])}" alt="{escape(alt)}" width="64" height="64">'
-    return f'<li class="card">{picture}<p>{said}</p><ul class="bars">{lines}</ul></li>'
+    return f'<ul class="bars">{lines}</ul>'
 
 
 def embedded(data: Any) -> str:

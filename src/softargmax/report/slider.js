@@ -1,7 +1,7 @@
-// A temperature on a slider -> softmax(logits / T) of the example images, as bars, words and percents.
+// A temperature on a slider -> softmax(logits / T) of example images and rows, as bars, words and percents.
 "use strict";
 for (const root of document.querySelectorAll(".tempered")) {
-  const { fitted, said, images } = JSON.parse(root.querySelector("script").textContent);
+  const { fitted, said, images, rows } = JSON.parse(root.querySelector("script").textContent);
   const find = (name) => root.querySelector(name);
   const slider = find("input"), claims = find(".claims"), at = find(".at");
   const cards = [...root.querySelectorAll(".card")].map((card) => [...card.querySelectorAll(".bars li")]);
@@ -19,10 +19,10 @@ for (const root of document.querySelectorAll(".tempered")) {
   const show = (t) => {
     const name = t === fitted ? said : String(Number(t.toPrecision(3)));
     let claimed = 0;
-    images.forEach(({ logits, shown }, i) => {
+    [...images, ...rows].forEach(({ logits, shown }, i) => {
       const p = softmax(logits.map((z) => z ?? -Infinity), t); // JSON has no -inf
       const others = p.reduce((sum, x, k) => (shown.includes(k) ? sum : sum + x), 0);
-      claimed += Math.max(...p) / images.length;
+      if (i < images.length) claimed += Math.max(...p) / images.length;
       cards[i].forEach((bar, j) => {
         const share = j < shown.length ? p[shown[j]] : others;
         bar.style.setProperty("--share", share);

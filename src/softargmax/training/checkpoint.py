@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from softargmax._files import write_whole
+from softargmax.training.run import has_keys, history_of
 from softargmax.training.settings import Epoch
 
 NAME = "checkpoint.json"
@@ -36,7 +37,7 @@ class State:
 def write_checkpoint(folder: Path, state: State) -> None:
     """Write the state after its last epoch; the files of the epoch before go when this one is whole."""
     folder.mkdir(exist_ok=True)
-    file = folder / f"epoch-{len(state.history):04}.safetensors"
+    file = folder / _name(len(state.history))
     content = save(_tensors(state))
     write_whole(file, content)
     document = {
@@ -60,11 +61,14 @@ def read_checkpoint(folder: Path, state: State) -> None:
         return
     try:
         document = json.loads(index.read_bytes())
+        has_keys(document, "the file", ("format", "version", "file", "sha256", "history"))
         if (document["format"], document["version"]) != (FORMAT, VERSION):
             raise ValueError(f"it is a {document['format']!r} of version {document['version']}")
-        file, wanted = folder / Path(document["file"]).name, document["sha256"]
-        history = [Epoch(**epoch) for epoch in document["history"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        history, wanted = history_of(document["history"]), document["sha256"]
+        file = folder / _name(len(history))
+        if document["file"] != file.name:
+            raise ValueError(f"its file is {document['file']!r:.60}, and of its history {file.name}")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{index} cannot be used: {error}; start again without --resume in a new folder") from None
     try:
         content = file.read_bytes()
@@ -78,6 +82,10 @@ def read_checkpoint(folder: Path, state: State) -> None:
         raise ValueError(f"{file} cannot be used: it is of another network; start again in a new folder")
     _restore(state, tensors)
     state.history[:] = history
+
+
+def _name(epochs: int) -> str:
+    return f"epoch-{epochs:04}.safetensors"
 
 
 def _tensors(state: State) -> dict[str, Tensor]:

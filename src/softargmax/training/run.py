@@ -17,6 +17,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +39,13 @@ VERSION = 1
 INDEX, WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES = (
     "run.json", "weights.safetensors", "calibrator.json", "test.npz", "metrics.json", "examples.npz",
 )  # fmt: skip
+FILES = (WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES)
 CHECKPOINTS = "checkpoints"
+STATUSES = ("training", "interrupted", "complete")
+KEYS = (
+    "status", "softargmax", "torch", "settings", "data_sha256", "n_calibration", "n_parameters", "inputs",
+    "class_names", "history", "files",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +94,20 @@ class Run:
         return sum(epoch.seconds for epoch in self.history)
 
     def network(self) -> torch.nn.Module:
-        """The trained network, on the CPU, in evaluation mode. Needs torch."""
+        """The trained network, on the CPU, in evaluation mode. Needs torch.
+
+        Raises ValueError if the weights are not those of the network that the settings name.
+        """
         from safetensors.torch import load
 
         network = network_of(self.settings, self.inputs.size, len(self.class_names))
-        network.load_state_dict(load((self.folder / WEIGHTS).read_bytes()))
+        try:
+            network.load_state_dict(load((self.folder / WEIGHTS).read_bytes()))
+        except RuntimeError:
+            raise ValueError(
+                f"{self.folder / INDEX} cannot be used: settings.model and settings.pooling name a "
+                f"{self.settings.name}, and {WEIGHTS} is of another network"
+            ) from None
         return network.eval()
 
 
@@ -102,39 +120,47 @@ def network_of(settings: Settings, size: tuple[int, int], n_classes: int) -> tor
     return Cnn(size, n_classes, pooling="max" if settings.pooling == "max" else None, dropout=settings.dropout)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | os.PathLike[str]) -> Run:
     """Read a run folder. Raises ValueError for one that is half written, damaged or from a newer version."""
+    folder = Path(folder)
     document = read_index(folder)
     if document["status"] == "training":
         raise ValueError(
             f"{folder} is half written: training was stopped before its end; go on with the command that began it, "
             f"softargmax train {document['settings']['data']} -o {folder} and its options, and --resume"
         )
-    for name, wanted in document["files"].items():
-        if sha256_of(folder / name) != wanted:
+    for name in FILES:
+        if sha256_of(folder / name) != document["files"][name]:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {INDEX}; train again")
     from softargmax.calibration import load
 
     with np.load(folder / EXAMPLES, allow_pickle=False) as arrays:
         examples = Examples(**{field.name: arrays.get(field.name) for field in dataclasses.fields(Examples)})
-    return Run(
+    run = Run(
         folder=folder,
         status=document["status"],
         settings=Settings(**document["settings"]),
-        inputs=_inputs(document),
+        inputs=_inputs(document["inputs"]),
         class_names=tuple(document["class_names"]),
         data_sha256=document["data_sha256"],
         n_parameters=document["n_parameters"],
         n_calibration=document["n_calibration"],
-        history=tuple(Epoch(**epoch) for epoch in document["history"]),
+        history=history_of(document["history"]),
         test=read_predictions(folder / TEST),
         calibrator=load(folder / CALIBRATOR),
         examples=examples,
     )
+    for field, here, there, file in (
+        ("class_names", len(run.class_names), run.test.n_classes, TEST),
+        ("inputs.size", run.inputs.size, examples.images.shape[1:], EXAMPLES),
+    ):
+        if here != there:
+            raise ValueError(f"{folder / INDEX} cannot be read: {field}: {here} here, {there} in {file}")
+    return run
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """`run.json`, checked to be one that this release reads."""
+    """`run.json`, every field of it checked to be one that this release reads."""
     file = folder / INDEX
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; softargmax train writes one with -o {folder}")
@@ -142,27 +168,56 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a run: it has no {INDEX}; softargmax train writes one")
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}")
-        version = document["version"]
-        if isinstance(version, int) and version > VERSION:
-            raise ValueError(f"it has version {version} and this release reads {VERSION}: update softargmax")
-        if version != VERSION or document["status"] not in ("training", "interrupted", "complete"):
-            raise ValueError(f"version {version!r}, status {document['status']!r}")
-        Settings(**document["settings"])
-        _inputs(document)
-        [Epoch(**epoch) for epoch in document["history"]]
-        for key, kind in (("class_names", list), ("files", dict), ("data_sha256", str), ("n_parameters", int),
-                          ("n_calibration", int)):  # fmt: skip
-            if not isinstance(document[key], kind):
-                raise ValueError(f"{key} is no {kind.__name__}")
-        missing = {WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES} - set(document["files"])
-        if document["status"] != "training" and missing:
-            raise ValueError(f"it does not name {', '.join(sorted(missing))}")
-    except (ValueError, KeyError, TypeError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{file} cannot be read: {said}") from None
+        _check_index(document)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
     return document
+
+
+def _check_index(document: Any) -> None:
+    """Raise ValueError naming the first field that is wrong; the version first, which says what the others are."""
+    has_keys(document, "the file", ("format", "version"))
+    version = document["version"]
+    if document["format"] != FORMAT:
+        raise ValueError(f"its format is {document['format']!r:.60}")
+    if type(version) is int and version > VERSION:
+        raise ValueError(f"it has version {version!r:.60} and this release reads {VERSION}: update softargmax")
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"version {version!r:.60} is none; this release reads {VERSION}")
+    has_keys(document, "the file", KEYS)
+    if document["status"] not in STATUSES:
+        raise ValueError(f"status {document['status']!r:.60} is none of {', '.join(STATUSES)}")
+    for key in ("softargmax", "torch", "data_sha256"):
+        _is_text(document[key], key)
+    for key in ("n_calibration", "n_parameters"):
+        _is_whole(document[key], key)
+    _settings(document["settings"])
+    _inputs(document["inputs"])
+    _is_list(document["class_names"], "class_names")
+    for number, name in enumerate(document["class_names"]):
+        _is_text(name, f"class_names[{number}]")
+    history_of(document["history"])
+    has_keys(document["files"], "files", () if document["status"] == "training" else FILES)
+    for name, digest in document["files"].items():
+        _is_text(digest, f"files[{name!r:.60}]")
+
+
+def history_of(entries: Any) -> tuple[Epoch, ...]:
+    """The `history` of a JSON document. Raises ValueError naming the field that is none."""
+    _is_list(entries, "history")
+    for number, entry in enumerate(entries):
+        _has_fields(entry, f"history[{number}]", Epoch)
+        for field, value in entry.items():
+            _is_number(value, f"history[{number}].{field}")
+    return tuple(Epoch(**entry) for entry in entries)
+
+
+def has_keys(entry: Any, name: str, keys: Iterable[str]) -> None:
+    """Raise ValueError unless a part of a JSON document is an object with these keys."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name} must be a JSON object; got {entry!r:.60}")
+    if missing := [key for key in keys if key not in entry]:
+        raise ValueError(f"{name} has no {', '.join(missing)}")
 
 
 def write_index(folder: Path, document: dict[str, Any]) -> None:
@@ -187,6 +242,54 @@ def npz(**arrays: Array | None) -> bytes:
     return buffer.getvalue()
 
 
-def _inputs(document: dict[str, Any]) -> Inputs:
-    height, width = document["inputs"]["size"]
-    return Inputs(**{**document["inputs"], "size": (int(height), int(width))})
+def _settings(entry: Any) -> Settings:
+    _has_fields(entry, "settings", Settings)
+    _is_text(entry["data"], "settings.data")
+    try:
+        return Settings(**entry)
+    except ValueError as error:
+        raise ValueError(f"settings: {error!s:.200}") from None
+
+
+def _inputs(entry: Any) -> Inputs:
+    _has_fields(entry, "inputs", Inputs)
+    for field in ("mean", "deviation", "border_mean"):
+        _is_number(entry[field], f"inputs.{field}")
+    if entry["deviation"] <= 0:  # pixels are divided by it
+        raise ValueError(f"inputs.deviation must be above 0; got {entry['deviation']!r}")
+    _is_list(entry["size"], "inputs.size")
+    if len(entry["size"]) != 2:
+        raise ValueError(f"inputs.size must be [height, width]; got {entry['size']!r:.60}")
+    for number, value in enumerate(entry["size"]):
+        _is_whole(value, f"inputs.size[{number}]")
+    height, width = entry["size"]
+    return Inputs(**{**entry, "size": (height, width)})
+
+
+def _has_fields(entry: Any, name: str, kind: type[Settings | Epoch | Inputs]) -> None:
+    """Every field of `kind` and no other: a default would pass for what was written."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    has_keys(entry, name, fields)
+    if unknown := [key for key in entry if key not in fields]:
+        raise ValueError(f"{name} has {unknown[0]!r:.60}, which this release does not know")
+
+
+def _is_list(value: Any, name: str) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list; got {value!r:.60}")
+
+
+def _is_text(value: Any, name: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be text; got {value!r:.60}")
+
+
+def _is_whole(value: Any, name: str) -> None:
+    if type(value) is not int or not 1 <= value < 1 << 63:
+        raise ValueError(f"{name} must be an integer from 1 to 2**63 - 1; got {value!r:.60}")
+
+
+def _is_number(value: Any, name: str) -> None:
+    # an integer of JSON may be larger than any float; NaN is not below anything
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name} must be a finite number; got {value!r:.60}")

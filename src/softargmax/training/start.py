@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,10 @@ N_MISTAKES = 12
 
 
 def start(
-    folder: Path,
+    folder: str | os.PathLike[str],
     settings: Settings,
     *,
-    data_dir: Path | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     at_batch: Batches = lambda done, of: None,
     at_epoch: Callable[[list[Epoch]], None] = lambda history: None,
@@ -57,10 +58,11 @@ def start(
 
     Raises ValueError for a folder that is taken, settings other than those of the run to resume, data that changed.
     """
+    folder = Path(folder)
     before = _check(folder, settings, resume)
     if before is not None and before["status"] == "complete":
         return read_run(folder)
-    data = read_images(settings.data, data_dir=data_dir)
+    data = read_images(settings.data, data_dir=None if data_dir is None else Path(data_dir))
     if before is not None and before["data_sha256"] != data.sha256:
         raise ValueError(f"the images of {settings.data} are not those that {folder} was trained on; start a new run")
     size = data.train.images.shape[1:]
