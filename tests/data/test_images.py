@@ -1,5 +1,6 @@
 """Image data: shipped, found in a folder, downloaded; a small MNIST of 60 images stands for the large one."""
 
+import concurrent.futures
 import functools
 import gzip
 import hashlib
@@ -313,6 +314,13 @@ def test_a_download_is_done_once(server, cache):
     assert sorted(path.name for path in cache.iterdir()) == sorted(f"{stem}.gz" for stem in STEMS)
     assert_is_the_small_mnist(read_images("mnist"))
     assert len(server.log) == 4
+
+
+def test_of_two_at_once_one_downloads_and_both_read(server, cache):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        digests = [data.sha256 for data in pool.map(lambda _: images.read_images("mnist"), range(4))]
+    assert len(set(digests)) == 1
+    assert server.log == [(f"{stem}.gz", None) for stem in STEMS]
 
 
 def test_a_folder_that_has_not_all_leads_to_a_download(tmp_path, monkeypatch, server):

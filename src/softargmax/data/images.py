@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -296,10 +297,29 @@ def _downloaded_files(name: str) -> list[Path]:
         f"from {source.url} into a folder, and give it with --data-dir"
     )
     paths = [folder / f"{file.stem}.gz" for file in source.files]
-    for path, file in zip(paths, source.files, strict=True):
-        fetch = _Fetch(path, file.packed, by_hand)
-        pooch.retrieve(source.url + path.name, file.packed, fname=path.name, path=folder, downloader=fetch)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        for path, file in zip(paths, source.files, strict=True):
+            fetch = _Fetch(path, file.packed, by_hand)
+            pooch.retrieve(source.url + path.name, file.packed, fname=path.name, path=folder, downloader=fetch)
     return paths
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that download into this folder: two would write to one file."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, which does not lock folders
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True)
