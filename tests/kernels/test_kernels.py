@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from softargmax.kernels import simd, softmax, temperature
+from softargmax.kernels import cross_entropy, reductions, simd, softmax, temperature
 from softargmax.kernels._compile import kernel
 
 
@@ -90,45 +90,107 @@ def test_partial_loads_read_nothing_beyond(n, dtype):
     assert out[1] == pytest.approx(x[:n].astype(float).sum(), abs=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("k", [1, 2, 7, 15, 16, 17, 31, 32, 33, 64, 1023, 1024, 1025, 2100])
-def test_kernels_write_their_rows_and_nothing_else(k, dtype):
+def by_definition(x):
+    """softmax, its log, logsumexp, entropy of rows, in float64."""
+    z = x.astype(np.float64)
+    top = z.max(-1, keepdims=True)
+    e = np.exp(z - top)
+    log_p = z - top - np.log(e.sum(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True), log_p, np.log(e.sum(-1)) + top[:, 0], -(np.exp(log_p) * log_p).sum(-1)
+
+
+# the last axis, and a middle one of so many entries beside each other
+LAYOUTS = [(k, 1) for k in (1, 2, 3, 4, 7, 16, 17, 24, 25, 31, 32, 33, 64, 1023, 1024, 1025, 2100)]
+LAYOUTS += [(k, b) for k in (1, 3, 17, 1030) for b in (2, 7, 16, 130)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(("k", "b"), LAYOUTS)
+def test_kernels_write_their_rows_and_nothing_else(k, b, dtype):
+    computed = np.float64 if dtype == np.float64 else np.float32
     rng = np.random.default_rng(k)
-    n = 11
-    memory = np.full(n * k + 64, 7, dtype)  # a guard on both sides
-    x = (rng.standard_normal((n, k)) * 3).astype(dtype)
-    out = memory[32 : 32 + n * k]
-    softmax.softmax_rows(x.reshape(-1), out, k, np.ones(1, dtype), 0, 2, 9)
-    rows = out.reshape(n, k)
-    assert np.all(rows[:2] == 7)
-    assert np.all(rows[9:] == 7)
-    assert np.all(memory[:32] == 7)
-    assert np.all(memory[32 + n * k :] == 7)
-    e = np.exp(x.astype(float) - x.max(-1, keepdims=True).astype(float))
-    np.testing.assert_allclose(
-        rows[2:9], (e / e.sum(-1, keepdims=True))[2:9], rtol=1e-5 if dtype == np.float32 else 1e-13
-    )
-    sums = np.full(n + 16, 7, dtype)
-    softmax.logsumexp_rows(x.reshape(-1), sums, k, 2, 9)
-    assert np.all(sums[:2] == 7)
-    assert np.all(sums[9:] == 7)
-    np.testing.assert_allclose(
-        sums[2:9], (np.log(e.sum(-1)) + x.max(-1))[2:9], rtol=1e-6 if dtype == np.float32 else 1e-14
-    )
+    n, start, stop = 11 * b, 2 * b + 1, 9 * b - (b > 1)
+    x = (rng.standard_normal((n // b, k, b)) * 3).astype(dtype)
+    rows = np.moveaxis(x, 1, 2).reshape(n, k)
+    y = rng.integers(0, k, n)
+    p, log_p, sums, entropies = by_definition(rows)
+    losses = -log_p[np.arange(n), y]
+    gradients = p - (np.arange(k) == y[:, None])
+    rtol = {np.float16: 1e-3, np.float32: 2e-5, np.float64: 1e-13}[dtype]
+    inside = slice(start, stop)
+    one, width = np.ones(1, computed), 64
+    in_rows = b == 1 and k > 16
+    scratch = np.empty(k + 16, np.float32) if dtype == np.float16 else None
+
+    def array(run):
+        memory = np.full(n * k + 64, 7, dtype)  # a guard on both sides
+        out = memory[32 : 32 + n * k]
+        run(out.view(np.uint16) if dtype == np.float16 else out)
+        assert np.all(memory[:32] == 7)
+        assert np.all(memory[32 + n * k :] == 7)
+        found = np.moveaxis(out.reshape(x.shape), 1, 2).reshape(n, k)
+        assert np.all(found[:start] == 7)
+        assert np.all(found[stop:] == 7)
+        return found[inside].astype(float)
+
+    def numbers(run):
+        out = np.full(n + 64, 7, computed)
+        run(out)
+        assert np.all(out[:start] == 7)
+        assert np.all(out[stop:] == 7)
+        return out[inside]
+
+    flat = x.reshape(-1).view(np.uint16) if dtype == np.float16 else x.reshape(-1)
+    tiled = (k, b, one, 0, None, (0, 0, 0), width, start, stop)
+    lined = (k, one, 0, None, 0)
+    if in_rows:
+        found = array(lambda o: softmax.softmax_rows(flat, o, *lined, scratch, start, stop))
+        logs = array(lambda o: softmax.log_softmax_rows(flat, o, *lined, start, stop))
+    else:
+        found = array(lambda o: softmax.softmax_tiles(flat, o, *tiled))
+        logs = array(lambda o: softmax.log_softmax_tiles(flat, o, *tiled))
+    np.testing.assert_allclose(found, p[inside], rtol=rtol, atol=1e-7 if dtype == np.float16 else 0)
+    np.testing.assert_allclose(logs, log_p[inside], rtol=rtol, atol=rtol)
+    of_rows = (k, b, None, (0, 0, 0), None if in_rows else width, start, stop)
+    rtol = min(rtol, 2e-5)
+    found = numbers(lambda o: reductions.logsumexp_rows(flat, o, *of_rows))
+    np.testing.assert_allclose(found, sums[inside], rtol=rtol)
+    found = numbers(lambda o: reductions.label_loss_rows(flat, y, o, *of_rows))
+    np.testing.assert_allclose(found, losses[inside], rtol=rtol, atol=rtol)
+    found = numbers(lambda o: reductions.entropy_rows(flat, o, *of_rows))
+    np.testing.assert_allclose(found, entropies[inside], rtol=rtol, atol=rtol)
+    results = np.full(n + 64, 7, computed)
+    given = (flat, y, np.ones(n), results)
+    if in_rows:
+        found = array(lambda o: cross_entropy.cross_entropy_rows(*given, o, k, None, 0, scratch, start, stop))
+    else:
+        tiled = (k, b, None, (0, 0, 0), width, start, stop)
+        found = array(lambda o: cross_entropy.cross_entropy_tiles(*given, o, *tiled))
+    np.testing.assert_allclose(found, gradients[inside], rtol=rtol, atol=1e-3 if dtype == np.float16 else 1e-6)
+    np.testing.assert_allclose(results[inside], losses[inside], rtol=rtol, atol=rtol)
+    assert np.all(results[:start] == 7)
+    assert np.all(results[stop:] == 7)
 
 
-@pytest.mark.parametrize("k", [3, 10, 16, 17, 100, 2000])
-def test_a_row_is_bitwise_the_same_wherever_it_stands(k):
-    x = (np.random.default_rng(0).standard_normal((37, k)) * 3).astype(np.float32)
-    whole = np.empty_like(x)
-    softmax.softmax_rows(x.reshape(-1), whole.reshape(-1), k, np.ones(1, np.float32), 0, 0, 37)
-    for start in (0, 1, 5, 36):
-        for shift in range(3):  # other alignments
-            memory = np.zeros(k + 8, np.float32)
-            alone = memory[shift : shift + k]
-            alone[:] = x[start]
-            softmax.softmax_rows(alone, alone, k, np.ones(1, np.float32), 0, 0, 1)
-            np.testing.assert_array_equal(alone, whole[start])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(("k", "b"), [(2, 1), (10, 1), (24, 1), (25, 1), (1500, 1), (5, 3), (40, 70)])
+def test_the_evaluation_of_rows_against_the_definition(k, b, dtype):
+    rng = np.random.default_rng(k)
+    x = (rng.standard_normal((9, k, b)) * 3).astype(dtype)
+    x[3] = np.round(x[3])  # ties: the first of equal largest is predicted
+    rows = np.moveaxis(x, 1, 2).reshape(-1, k)
+    n = len(rows)
+    y = rng.integers(0, k, n)
+    y[::2] = rows[::2].argmax(-1)
+    flat = x.reshape(-1).view(np.uint16) if dtype == np.float16 else x.reshape(-1)
+    predicted, (confidence, nll, brier) = np.full(n, -1), np.full((3, n), np.nan)
+    width = None if b == 1 and k > 24 else 64
+    reductions.evaluation_rows(flat, y, predicted, confidence, nll, brier, k, b, width, 0, n)
+    p, log_p, _, _ = by_definition(rows)
+    np.testing.assert_array_equal(predicted, rows.argmax(-1))
+    np.testing.assert_allclose(confidence, p.max(-1), rtol=1e-14)
+    np.testing.assert_allclose(nll, -log_p[np.arange(n), y], rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(brier, ((p - (np.arange(k) == y[:, None])) ** 2).sum(-1), rtol=1e-13, atol=1e-15)
 
 
 def objective_by_mpmath(x, y, w, t):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from softargmax._checks import WrongKindError, real_array
 from softargmax.backends._backend import Backend, without_bfloat16
+from softargmax.kernels.threads import in_chunks, sums_of_chunks
 from softargmax.typing import Array, Float64Array, IntArray
 
 
@@ -58,8 +60,11 @@ def _overlaps_partly(out: Array, logits: Array) -> bool:
 BACKEND = NumPy("numpy", np)
 
 
-def kernel(name: str) -> Callable[..., None] | None:
-    """The function that computes the definition called `name` on rows, or None: then the definition itself runs."""
+def kernel(name: str) -> Callable[..., Any] | None:
+    """The function that computes the definition called `name`, or None: then the definition itself runs.
+
+    Those of `ops` take contiguous arrays of float16, bfloat16, float32 or float64 and the class axis.
+    """
     return _KERNELS[name] if name in _KERNELS and _numba_compiles() else None
 
 
@@ -74,41 +79,133 @@ def _numba_compiles() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
-def _softmax(rows: Array, temperatures: Float64Array, out: Array) -> None:
-    from softargmax.kernels.softmax import softmax_rows
-
-    n, n_classes = rows.shape
-    with np.errstate(divide="ignore", over="ignore", under="ignore"):  # the kernel knows the inverses 0 and inf
-        inverse = (1.0 / temperatures).astype(rows.dtype)
-    softmax_rows(rows.reshape(-1), out.reshape(-1), n_classes, inverse, int(len(inverse) > 1), 0, n)
+# Tiles for rows of at most so many entries, and for every axis but the last; else rows as they lie.
+_SHORT = 24
+_TILE_BYTES = 1 << 18  # half of a second-level cache, or less
+_TILE_WIDTHS = (64, 1024)
 
 
-def _logsumexp(rows: Array, out: Array) -> None:
-    from softargmax.kernels.softmax import logsumexp_rows
+class _Plan:
+    """How an array lies in memory, as the kernels take it: (A, K, B), flat, in tiles of width W or in rows (None)."""
 
-    n, n_classes = rows.shape
-    logsumexp_rows(rows.reshape(-1), out, n_classes, 0, n)
+    def __init__(self, x: Array, axis: int, mask: Array | None) -> None:
+        self.K = x.shape[axis]
+        self.B = math.prod(x.shape[axis + 1 :])
+        self.n = x.size // self.K
+        self.x = flat(x)
+        self.computed = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+        self.W: int | None = None
+        if self.B > 1 or self.K <= _SHORT:
+            low, high = _TILE_WIDTHS
+            fitting = _TILE_BYTES // (self.K * self.computed.itemsize) // low * low
+            self.W = low if self.B == 1 else min(max(fitting, low), high)
+        self.mask, self.strides = None, (0, 0, 0)
+        if mask is not None:
+            self.mask, self.strides = self._flat_mask(np.broadcast_to(np.ascontiguousarray(mask), x.shape))
+
+    def _flat_mask(self, mask: Array) -> tuple[Array, tuple[int, int, int]]:
+        """The bytes of a mask, and how far apart those of (A, K, B) are: 0 where it is broadcast."""
+        outer = self.n // self.B
+        cut = mask.reshape(outer, self.K, self.B)  # a copy only where the strides do not say it
+        if self.W is None and cut.strides[1] != 1:
+            cut = np.ascontiguousarray(cut)
+        strides = tuple(0 if size == 1 else stride for size, stride in zip(cut.shape, cut.strides, strict=True))
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(cut.shape, strides, strict=True))
+        view = np.lib.stride_tricks.as_strided(cut, (extent,), (1,), writeable=False)
+        return view.view(np.uint8), strides  # type: ignore[return-value]
+
+    @property
+    def scratch(self) -> Array | None:
+        """A row for the arithmetic of half precision, for one thread."""
+        return np.empty(self.K + 16, np.float32) if self.x.dtype.itemsize == 2 else None
+
+    def share(self, run: Callable[[int, int], object]) -> None:
+        in_chunks(run, self.n, self.K)
+
+
+def flat(x: Array) -> Array:
+    """A contiguous array in one dimension; half precision as the integers that kernels know it by."""
+    one = x.reshape(-1)
+    if x.dtype.itemsize > 2:
+        return one
+    return one.view(np.uint16 if x.dtype == np.float16 else np.int16)
+
+
+def _softmax(x: Array, axis: int, temperatures: Float64Array, mask: Array | None, out: Array, *, log: bool) -> None:
+    from softargmax.kernels import softmax as k
+
+    plan = _Plan(x, axis, mask)
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):  # the kernels know the inverses 0 and inf
+        beta = (1.0 / temperatures).astype(plan.computed)
+    step = int(len(beta) > 1)
+    target = flat(out)
+    if plan.W is not None:
+        tiles = k.log_softmax_tiles if log else k.softmax_tiles
+        given = (plan.x, target, plan.K, plan.B, beta, step, plan.mask, plan.strides, plan.W)
+        plan.share(lambda start, stop: tiles(*given, start, stop))
+    elif log:
+        lines = (plan.x, target, plan.K, beta, step, plan.mask, plan.strides[0])
+        plan.share(lambda start, stop: k.log_softmax_rows(*lines, start, stop))
+    else:
+        lines = (plan.x, target, plan.K, beta, step, plan.mask, plan.strides[0])
+        plan.share(lambda start, stop: k.softmax_rows(*lines, plan.scratch, start, stop))
+
+
+def _numbers(name: str, x: Array, axis: int, mask: Array | None, labels: IntArray | None = None) -> Array:
+    """One number a row, in the dtype of arithmetic."""
+    from softargmax.kernels import reductions
+
+    plan = _Plan(x, axis, mask)
+    out = np.empty(plan.n, plan.computed)
+    run = getattr(reductions, name)
+    given = (plan.x, out) if labels is None else (plan.x, labels, out)
+    plan.share(lambda start, stop: run(*given, plan.K, plan.B, plan.mask, plan.strides, plan.W, start, stop))
+    return out
+
+
+def _cross_entropy(
+    x: Array, axis: int, labels: IntArray, factors: Float64Array, mask: Array | None, gradient: Array
+) -> Array:
+    """The losses of rows, -log p; and the gradients times a factor into `gradient`."""
+    from softargmax.kernels import cross_entropy as k
+
+    plan = _Plan(x, axis, mask)
+    losses = np.empty(plan.n, plan.computed)
+    given = (plan.x, labels, factors, losses, flat(gradient), plan.K)
+    if plan.W is not None:
+        rest = (plan.B, plan.mask, plan.strides, plan.W)
+        plan.share(lambda start, stop: k.cross_entropy_tiles(*given, *rest, start, stop))
+    else:
+        lines = (plan.mask, plan.strides[0])
+        plan.share(lambda start, stop: k.cross_entropy_rows(*given, *lines, plan.scratch, start, stop))
+    return losses
 
 
 def _temperature_objective(
     rows: Array, labels: IntArray, weights: Float64Array, temperatures: Float64Array, out: Float64Array
 ) -> None:
-    from softargmax.kernels.temperature import temperature_objective_rows
+    from softargmax.kernels.temperature import temperature_objective_rows as run
 
     n, n_classes = rows.shape
-    temperature_objective_rows(rows.reshape(-1), labels, weights, n_classes, 1.0 / temperatures, out, 0, n)
+    given = (rows.reshape(-1), labels, weights, n_classes, 1.0 / temperatures)
+    out += sums_of_chunks(lambda start, stop, sums: run(*given, sums, start, stop), n, n_classes, out.shape)
 
 
 def _row_spread(rows: Array, out: tuple[Array, ...]) -> None:
     from softargmax.kernels.spread import row_spread_rows
 
     n, n_classes = rows.shape
-    row_spread_rows(rows.reshape(-1), n_classes, *out, 0, n)
+    flat_rows = rows.reshape(-1)
+    in_chunks(lambda start, stop: row_spread_rows(flat_rows, n_classes, *out, start, stop), n, n_classes)
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {
-    "softmax": _softmax,
-    "logsumexp": _logsumexp,
+    "softmax": functools.partial(_softmax, log=False),
+    "log_softmax": functools.partial(_softmax, log=True),
+    "logsumexp": functools.partial(_numbers, "logsumexp_rows"),
+    "label_loss": functools.partial(_numbers, "label_loss_rows"),
+    "entropy": functools.partial(_numbers, "entropy_rows"),
+    "cross_entropy": _cross_entropy,
     "row_spread": _row_spread,
     "temperature_objective": _temperature_objective,
 }

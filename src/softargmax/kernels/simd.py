@@ -4,8 +4,11 @@ LLVM cuts the 16 lanes to the registers of the CPU that runs (one AVX-512 regist
 or NEON), so one source serves them all. Every reduction over lanes is a fixed tree: the result of a row does not depend
 on the machine's width. Auto-vectorised Numba code for the same loops is 1.7 to 3 times slower.
 
-The element type of a vector follows a *witness*, any scalar of that type: `load(one, x, i)` reads float32 memory into
+The element type of a vector follows `one`, any scalar of that type: `load(one, x, i)` reads float32 memory into
 float64 lanes if `one` is a float64. Lanes beyond the end of a row are read as `fill` and not written.
+
+Lanes are float32 or float64. Memory may also be half precision, which Numba has no numbers for: float16 comes as a view
+of uint16, bfloat16 as one of int16; both are exact in float32 and are rounded once when they are written.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ class Vector(types.Type):
         super().__init__(name=f"Vector({element})")
 
 
-_LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-_SUFFIX = {types.float32: "v16f32", types.float64: "v16f64"}
+_FLOAT16, _BFLOAT16 = types.uint16, types.int16  # what views of half precision are called here
+_I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), _FLOAT16: _I16, _BFLOAT16: _I16}
+_SUFFIX = {types.float32: "v16f32", types.float64: "v16f64", _FLOAT16: "v16i16", _BFLOAT16: "v16i16"}
 _INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
-_I32 = ir.IntType(32)
 
 
 @register_model(Vector)
@@ -61,16 +65,15 @@ def _call(builder, name, result, arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
-def _has_fma(context) -> bool:
-    # Without the instruction llvm.fma is a library call per lane, measured at 10 to 27 times slower than mul and add.
-    if platform.machine() in ("aarch64", "arm64"):
+def _has(context, feature) -> bool:
+    if platform.machine() in ("aarch64", "arm64"):  # where both fma and half precision are always there
         return True
-    return re.search(r"\+fma(,|$)", context.codegen()._tm_features) is not None
+    return re.search(rf"\+{feature}(,|$)", context.codegen()._tm_features) is not None
 
 
 def _fma(context, builder, element, a, b, c):
-    """a * b + c."""
-    if _has_fma(context):
+    """a * b + c. Without the instruction llvm.fma is a library call per lane, 10 to 27 times slower (measured)."""
+    if _has(context, "fma"):
         return _call(builder, f"llvm.fma.{_SUFFIX[element]}", _lanes_of(_LLVM[element]), [a, b, c])
     return builder.fadd(builder.fmul(a, b), c)
 
@@ -89,40 +92,125 @@ def _align(array_type):
     return array_type.dtype.bitwidth // 8
 
 
-def _convert(builder, vector, source, target):
-    if source == target:
-        return vector
-    cast = builder.fpext if target == types.float64 else builder.fptrunc
-    return cast(vector, _lanes_of(_LLVM[target]))
+def _read(context, builder, lanes, memory, element):
+    """Lanes as they are in memory -> lanes of `element`, exactly."""
+    if memory in (_FLOAT16, _BFLOAT16):
+        lanes = _from_float16(context, builder, lanes) if memory == _FLOAT16 else _from_bfloat16(builder, lanes)
+        memory = types.float32
+    if memory == element:
+        return lanes
+    return (builder.fpext if element == types.float64 else builder.fptrunc)(lanes, _lanes_of(_LLVM[element]))
+
+
+def _written(context, builder, lanes, element, memory):
+    """Lanes of `element` -> lanes as they are in memory, rounded to nearest, ties to even."""
+    if memory == element:
+        return lanes
+    if memory in (types.float32, types.float64):
+        return _read(context, builder, lanes, element, memory)
+    lanes = _read(context, builder, lanes, element, types.float32)
+    return _to_float16(context, builder, lanes) if memory == _FLOAT16 else _to_bfloat16(builder, lanes)
+
+
+def _from_bfloat16(builder, lanes):
+    wide = builder.zext(lanes, _lanes_of(_I32))
+    return builder.bitcast(builder.shl(wide, _constant(_I32, 16)), _lanes_of(ir.FloatType()))
+
+
+def _to_bfloat16(builder, lanes):
+    bits = builder.bitcast(lanes, _lanes_of(_I32))
+    odd = builder.and_(builder.lshr(bits, _constant(_I32, 16)), _constant(_I32, 1))
+    rounded = builder.add(bits, builder.add(odd, _constant(_I32, 0x7FFF)))
+    quiet = builder.or_(bits, _constant(_I32, 0x400000))  # a NaN that lost its low bits must not become an infinity
+    rounded = builder.select(builder.fcmp_unordered("uno", lanes, lanes), quiet, rounded)
+    return builder.trunc(builder.lshr(rounded, _constant(_I32, 16)), _lanes_of(_I16))
+
+
+def _from_float16(context, builder, lanes):
+    if _has(context, "f16c"):
+        return builder.fpext(builder.bitcast(lanes, _lanes_of(ir.HalfType())), _lanes_of(ir.FloatType()))
+    wide = builder.zext(lanes, _lanes_of(_I32))
+    magnitude = builder.and_(wide, _constant(_I32, 0x7FFF))
+    bits = builder.shl(magnitude, _constant(_I32, 13))
+    # the exponent's offset grows from 15 to 127, exactly for subnormals too; that of inf and NaN has all bits set
+    value = builder.fmul(builder.bitcast(bits, _lanes_of(ir.FloatType())), _constant(ir.FloatType(), 2.0**112))
+    special = builder.or_(bits, _constant(_I32, 0x7F800000))
+    is_special = builder.icmp_unsigned(">=", magnitude, _constant(_I32, 0x7C00))
+    bits = builder.select(is_special, special, builder.bitcast(value, _lanes_of(_I32)))
+    sign = builder.shl(builder.and_(wide, _constant(_I32, 0x8000)), _constant(_I32, 16))
+    return builder.bitcast(builder.or_(bits, sign), _lanes_of(ir.FloatType()))
+
+
+def _to_float16(context, builder, lanes):
+    if _has(context, "f16c"):
+        return builder.bitcast(builder.fptrunc(lanes, _lanes_of(ir.HalfType())), _lanes_of(_I16))
+
+    def c(value):
+        return _constant(_I32, value)
+
+    signed = builder.bitcast(lanes, _lanes_of(_I32))
+    bits = builder.and_(signed, c(0x7FFFFFFF))
+    # normal: the offset of the exponent shrinks by 112, and half of the last place is added (less one, but for odd)
+    odd = builder.and_(builder.lshr(bits, c(13)), c(1))
+    normal = builder.lshr(builder.add(bits, builder.add(odd, c(0xFFF - (112 << 23) & 0xFFFFFFFF))), c(13))
+    # below 2**-14: added to 1/2, whose last place is that of a subnormal; the addition rounds
+    half = _constant(ir.FloatType(), 0.5)
+    moved = builder.fadd(builder.bitcast(bits, _lanes_of(ir.FloatType())), half)
+    subnormal = builder.sub(builder.bitcast(moved, _lanes_of(_I32)), c(0x3F000000))
+    result = builder.select(builder.icmp_unsigned("<", bits, c(113 << 23)), subnormal, normal)
+    is_nan = builder.icmp_unsigned(">", bits, c(0x7F800000))
+    result = builder.select(builder.icmp_unsigned(">=", bits, c(143 << 23)), c(0x7C00), result)
+    result = builder.select(is_nan, c(0x7E00), result)
+    sign = builder.and_(builder.lshr(signed, c(16)), c(0x8000))
+    return builder.trunc(builder.or_(result, sign), _lanes_of(_I16))
+
+
+def _at(context, builder, array_type, array, index, index_type):
+    """The address of 16 lanes."""
+    pointer = _pointer(context, builder, array_type, array, index, index_type)
+    return builder.bitcast(pointer, _lanes_of(_LLVM.get(array_type.dtype, _I8)).as_pointer())
 
 
 @intrinsic
-def load(typing, witness, x, i):
+def load(typing, one, x, i):
     """The 16 lanes from x[i] on."""
 
     def generate(context, builder, signature, args):
-        element = _LLVM[x.dtype]
-        pointer = _pointer(context, builder, x, args[1], args[2], i)
-        pointer = builder.bitcast(pointer, _lanes_of(element).as_pointer())
-        return _convert(builder, builder.load(pointer, align=_align(x)), x.dtype, witness)
+        lanes = builder.load(_at(context, builder, x, args[1], args[2], i), align=_align(x))
+        return _read(context, builder, lanes, x.dtype, one)
 
-    return Vector(witness)(witness, x, i), generate
+    return Vector(one)(one, x, i), generate
 
 
 @intrinsic
-def load_part(typing, witness, x, i, n, fill):
+def load_part(typing, one, x, i, n, fill):
     """Lanes 0 to n - 1 from x[i] on; the others are `fill`. Nothing beyond is read."""
 
     def generate(context, builder, signature, args):
-        vector = _lanes_of(_LLVM[x.dtype])
-        pointer = builder.bitcast(_pointer(context, builder, x, args[1], args[2], i), vector.as_pointer())
+        pointer = _at(context, builder, x, args[1], args[2], i)
         mask = _lane_mask(builder, context.cast(builder, args[3], n, types.int64))
-        filled = _broadcast(builder, _LLVM[x.dtype], context.cast(builder, args[4], fill, x.dtype))
+        nothing = _constant(_LLVM[x.dtype], 0)
         name = f"llvm.masked.load.{_SUFFIX[x.dtype]}.p0"
-        lanes = _call(builder, name, vector, [pointer, _I32(_align(x)), mask, filled])
-        return _convert(builder, lanes, x.dtype, witness)
+        lanes = _call(builder, name, nothing.type, [pointer, _I32(_align(x)), mask, nothing])
+        filled = _broadcast(builder, _LLVM[one], context.cast(builder, args[4], fill, one))
+        return builder.select(mask, _read(context, builder, lanes, x.dtype, one), filled)
 
-    return Vector(witness)(witness, x, i, n, fill), generate
+    return Vector(one)(one, x, i, n, fill), generate
+
+
+@intrinsic
+def keep(typing, a, mask, i, n, fill):
+    """Lanes of `a` where the bytes mask[i], …, mask[i + n - 1] are not 0, elsewhere `fill`. n is at most 16."""
+
+    def generate(context, builder, signature, args):
+        pointer = _at(context, builder, mask, args[1], args[2], i)
+        there = _lane_mask(builder, context.cast(builder, args[3], n, types.int64))
+        nothing = _constant(_I8, 0)
+        read = _call(builder, "llvm.masked.load.v16i8.p0", nothing.type, [pointer, _I32(1), there, nothing])
+        filled = _broadcast(builder, _LLVM[a.element], context.cast(builder, args[4], fill, a.element))
+        return builder.select(builder.icmp_unsigned("!=", read, nothing), args[0], filled)
+
+    return a(a, mask, i, n, fill), generate
 
 
 @intrinsic
@@ -130,9 +218,8 @@ def store(typing, out, i, vector):
     """Write the 16 lanes to out[i] on."""
 
     def generate(context, builder, signature, args):
-        lanes = _convert(builder, args[2], vector.element, out.dtype)
-        pointer = _pointer(context, builder, out, args[0], args[1], i)
-        builder.store(lanes, builder.bitcast(pointer, lanes.type.as_pointer()), align=_align(out))
+        lanes = _written(context, builder, args[2], vector.element, out.dtype)
+        builder.store(lanes, _at(context, builder, out, args[0], args[1], i), align=_align(out))
         return context.get_dummy_value()
 
     return types.void(out, i, vector), generate
@@ -143,15 +230,119 @@ def store_part(typing, out, i, n, vector):
     """Write lanes 0 to n - 1 to out[i] on."""
 
     def generate(context, builder, signature, args):
-        lanes = _convert(builder, args[3], vector.element, out.dtype)
-        pointer = _pointer(context, builder, out, args[0], args[1], i)
-        pointer = builder.bitcast(pointer, lanes.type.as_pointer())
+        lanes = _written(context, builder, args[3], vector.element, out.dtype)
+        pointer = _at(context, builder, out, args[0], args[1], i)
         mask = _lane_mask(builder, context.cast(builder, args[2], n, types.int64))
         name = f"llvm.masked.store.{_SUFFIX[out.dtype]}.p0"
         _call(builder, name, ir.VoidType(), [lanes, pointer, _I32(_align(out)), mask])
         return context.get_dummy_value()
 
     return types.void(out, i, n, vector), generate
+
+
+@intrinsic
+def load_one(typing, one, x, i):
+    """x[i] as a scalar. Not a part of one lane: LLVM 20 makes a scalar of that and writes four bytes for two."""
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, x, args[1], args[2], i)
+        lanes = _broadcast(builder, _LLVM[x.dtype], builder.load(pointer, align=_align(x)))
+        return builder.extract_element(_read(context, builder, lanes, x.dtype, one), _I32(0))
+
+    return one(one, x, i), generate
+
+
+@intrinsic
+def store_one(typing, one, out, i, value):
+    """out[i] = value."""
+
+    def generate(context, builder, signature, args):
+        lanes = _broadcast(builder, _LLVM[one], context.cast(builder, args[3], value, one))
+        number = builder.extract_element(_written(context, builder, lanes, one, out.dtype), _I32(0))
+        builder.store(number, _pointer(context, builder, out, args[1], args[2], i), align=_align(out))
+        return context.get_dummy_value()
+
+    return types.void(one, out, i, value), generate
+
+
+# ---- 16 rows of four entries each, as four vectors: entry k of row j is lane j of vector k ----
+
+ROWS = range(0, LANES, 4)
+
+
+def _shuffled(builder, a, b, order):
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(order)), order))
+
+
+def _exchanged(builder, four):
+    """Rows and columns exchanged within every block of four lanes of four vectors."""
+
+    def pairs(a, b, first, second):  # of each block: lanes `first` and `second` of a and of b, in turn
+        order = [lane for c in ROWS for lane in (first(c), second(c))]
+        return _shuffled(builder, a, b, [lane for two in order for lane in two])
+
+    def singles(a, b, k):
+        return pairs(a, b, lambda c: (c + k, LANES + c + k), lambda c: (c + k + 1, LANES + c + k + 1))
+
+    low = singles(four[0], four[1], 0), singles(four[2], four[3], 0)
+    high = singles(four[0], four[1], 2), singles(four[2], four[3], 2)
+    result = []
+    for two in (low, high):
+        for k in (0, 2):
+            result.append(
+                pairs(*two, lambda c, k=k: (c + k, c + k + 1), lambda c, k=k: (LANES + c + k, LANES + c + k + 1))
+            )
+    return result
+
+
+def _offset(context, builder, start, factor, number):
+    return builder.add(start, builder.mul(factor, ir.IntType(64)(number)))
+
+
+@intrinsic
+def load_columns(typing, one, x, i, row_step, tile, t, width):
+    """Entries x[i], …, x[i + 3] of 16 rows that lie row_step apart -> four vectors, `width` apart, from tile[t] on."""
+
+    def generate(context, builder, signature, args):
+        _, source, start, step, target, begin, apart = args
+        memory = _LLVM[x.dtype]
+
+        def row(j):
+            at = _pointer(context, builder, x, source, _offset(context, builder, start, step, j), types.int64)
+            at = builder.bitcast(at, ir.VectorType(memory, 4).as_pointer())
+            return builder.load(at, align=_align(x))
+
+        four = []
+        for j in range(4):
+            halves = [_shuffled(builder, row(j + g), row(j + g + 4), list(range(8))) for g in (0, 8)]
+            four.append(_read(context, builder, _shuffled(builder, *halves, list(range(LANES))), x.dtype, one))
+        for k, column in enumerate(_exchanged(builder, four)):
+            at = _at(context, builder, tile, target, _offset(context, builder, begin, apart, k), types.int64)
+            builder.store(column, at, align=_align(tile))
+        return context.get_dummy_value()
+
+    return types.void(one, x, types.int64, types.int64, tile, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_columns(typing, one, tile, t, width, out, o, row_step):
+    """The way back: four vectors -> out[o], …, out[o + 3] of 16 rows, written in their order."""
+
+    def generate(context, builder, signature, args):
+        _, source, start, apart, target, begin, step = args
+        four = []
+        for k in range(4):
+            at = _at(context, builder, tile, source, _offset(context, builder, start, apart, k), types.int64)
+            four.append(builder.load(at, align=_align(tile)))
+        four = [_written(context, builder, lanes, one, out.dtype) for lanes in _exchanged(builder, four)]
+        for j in range(LANES):
+            block = list(range(j // 4 * 4, j // 4 * 4 + 4))
+            at = _pointer(context, builder, out, target, _offset(context, builder, begin, step, j), types.int64)
+            part = _shuffled(builder, four[j % 4], four[j % 4], block)
+            builder.store(part, builder.bitcast(at, part.type.as_pointer()), align=_align(out))
+        return context.get_dummy_value()
+
+    return types.void(one, tile, types.int64, types.int64, out, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -167,13 +358,13 @@ def prefetch(typing, x, i):
 
 
 @intrinsic
-def splat(typing, witness, scalar):
+def splat(typing, one, scalar):
     """The scalar in every lane."""
 
     def generate(context, builder, signature, args):
-        return _broadcast(builder, _LLVM[witness], context.cast(builder, args[1], scalar, witness))
+        return _broadcast(builder, _LLVM[one], context.cast(builder, args[1], scalar, one))
 
-    return Vector(witness)(witness, scalar), generate
+    return Vector(one)(one, scalar), generate
 
 
 def _binary(operation):
@@ -195,6 +386,7 @@ def _larger(builder, a, b):
 add = _binary(lambda builder, a, b: builder.fadd(a, b))
 subtract = _binary(lambda builder, a, b: builder.fsub(a, b))
 multiply = _binary(lambda builder, a, b: builder.fmul(a, b))
+divide = _binary(lambda builder, a, b: builder.fdiv(a, b))
 maximum = _binary(_larger)
 
 
@@ -219,6 +411,27 @@ def _tree(operation):
 
 sum_of_lanes = _tree(lambda builder, a, b: builder.fadd(a, b))
 max_of_lanes = _tree(_larger)
+
+
+@intrinsic
+def first_lane(typing, a):
+    """Lane 0 as a scalar."""
+
+    def generate(context, builder, signature, args):
+        return builder.extract_element(args[0], _I32(0))
+
+    return a.element(a), generate
+
+
+@intrinsic
+def where_equal(typing, a, b, same, other):
+    """Lanes of `same` where a equals b, of `other` elsewhere, also where one is NaN."""
+
+    def generate(context, builder, signature, args):
+        first, second, if_same, if_other = args
+        return builder.select(builder.fcmp_ordered("==", first, second), if_same, if_other)
+
+    return a(a, b, same, other), generate
 
 
 @intrinsic

@@ -1,7 +1,7 @@
-"""Rows of logits -> softmax, or their logsumexp. Three passes with the row in cache: maximum, exp and sum, scale.
+"""Logits -> softmax, or its log. Of rows: maximum, exp and sum, scale, with the row in cache; of tiles: the same.
 
-The arrays are flat; row r is [r * K, r * K + K). The edge rows of `ops.softmax` cost no pass of their own: -inf falls
-out as 0 and NaN spreads through the sum; only a maximum of +inf, T = 0 and T = inf leave the path.
+Every edge of `ops.softmax` is settled here: -inf falls out as 0 and NaN spreads through the sum; only the rows of
+`limit_row` leave the path. Arrays are flat; row r has 1/T beta[r * step]. `out` may be x.
 """
 
 from __future__ import annotations
@@ -9,63 +9,55 @@ from __future__ import annotations
 import numpy as np
 
 from softargmax.kernels._compile import inline, kernel
+from softargmax.kernels._parts import (
+    BLOCK,
+    CHAIN,
+    NO_MOMENT,
+    entries,
+    entries_part,
+    entry,
+    exponent,
+    is_limit,
+    limit_row,
+    log1p,
+    log1p_of,
+    row_max,
+    sums_of_row,
+    two_sum,
+)
+from softargmax.kernels._tiles import (
+    load_tile,
+    mask_place,
+    mask_tile,
+    place,
+    store_tile,
+    sums_of_tile,
+    tile_max,
+    tile_size,
+)
 from softargmax.kernels.simd import (
     LANES,
     add,
+    divide,
     exp,
     load,
     load_part,
-    log,
-    max_of_lanes,
-    maximum,
     multiply,
     prefetch,
     splat,
     store,
+    store_one,
     store_part,
     subtract,
     sum_of_lanes,
 )
 
-BLOCK = 64 * LANES  # a sum runs over this many entries before it joins the compensated total
-
 
 @inline
-def row_max(one, x, a, K):
-    """The maximum of a row; a NaN may or may not show."""
-    m0 = splat(one, -np.inf)
-    m1 = m0
-    m2 = m0
-    m3 = m0
-    i = 0
-    while i + 4 * LANES <= K:
-        m0 = maximum(load(one, x, a + i), m0)
-        m1 = maximum(load(one, x, a + i + LANES), m1)
-        m2 = maximum(load(one, x, a + i + 2 * LANES), m2)
-        m3 = maximum(load(one, x, a + i + 3 * LANES), m3)
-        i += 4 * LANES
-    while i + LANES <= K:
-        m0 = maximum(load(one, x, a + i), m0)
-        i += LANES
-    if i < K:
-        m1 = maximum(load_part(one, x, a + i, K - i, -np.inf), m1)
-    return max_of_lanes(maximum(maximum(m0, m1), maximum(m2, m3)))
-
-
-@inline
-def two_sum(total, error, s):
-    """total + s, and what its rounding lost added to `error` (Knuth 1969, 4.2.2)."""
-    new = add(total, s)
-    back = subtract(new, total)
-    lost = add(subtract(total, subtract(new, back)), subtract(s, back))
-    return new, add(error, lost)
-
-
-@inline
-def _exp_row(one, x, a, out, K, m, inverse_temperature):
-    """out = exp((x - m) / T); returns the sum. The next row is fetched meanwhile."""
-    vm = splat(one, m)
-    vt = splat(one, inverse_temperature)
+def exp_row(one, x, a, mask, j, K, top, beta, out, o):
+    """out = exp((x - max) / T); returns the sum. The next row is fetched meanwhile."""
+    half_top = splat(one, one * -0.5 * top)
+    twice_beta = splat(one, one * 2.0 * beta)
     total = splat(one, 0.0)
     error = total
     i = 0
@@ -76,17 +68,17 @@ def _exp_row(one, x, a, out, K, m, inverse_temperature):
         while i + 2 * LANES <= end:
             prefetch(x, a + K + i)
             prefetch(x, a + K + i + LANES)
-            e0 = exp(multiply(subtract(load(one, x, a + i), vm), vt))
-            e1 = exp(multiply(subtract(load(one, x, a + i + LANES), vm), vt))
-            store(out, a + i, e0)
-            store(out, a + i + LANES, e1)
+            e0 = exp(exponent(one, entries(one, x, a + i, mask, j + i), half_top, twice_beta))
+            e1 = exp(exponent(one, entries(one, x, a + i + LANES, mask, j + i + LANES), half_top, twice_beta))
+            store(out, o + i, e0)
+            store(out, o + i + LANES, e1)
             s0 = add(s0, e0)
             s1 = add(s1, e1)
             i += 2 * LANES
         while i < end:
             n = min(end - i, LANES)
-            e0 = exp(multiply(subtract(load_part(one, x, a + i, n, -np.inf), vm), vt))
-            store_part(out, a + i, n, e0)
+            e0 = exp(exponent(one, entries_part(one, x, a + i, mask, j + i, n), half_top, twice_beta))
+            store_part(out, o + i, n, e0)
             s0 = add(s0, e0)
             i += LANES
         total, error = two_sum(total, error, add(s0, s1))
@@ -94,139 +86,160 @@ def _exp_row(one, x, a, out, K, m, inverse_temperature):
 
 
 @inline
-def _scale_row(one, out, a, K, factor):
-    vf = splat(one, factor)
+def scale_row(one, x, a, K, factor, out, o):
+    """out = x times a factor."""
+    factors = splat(one, factor)
     i = 0
     while i + LANES <= K:
-        store(out, a + i, multiply(load(one, out, a + i), vf))
+        store(out, o + i, multiply(load(one, x, a + i), factors))
         i += LANES
     if i < K:
-        store_part(out, a + i, K - i, multiply(load_part(one, out, a + i, K - i, 0.0), vf))
+        store_part(out, o + i, K - i, multiply(load_part(one, x, a + i, K - i, 0.0), factors))
 
 
 @inline
-def _shared_row(x, a, out, K, inverse_temperature):
-    """A row with +inf, or T = 0: equal shares on the maxima; T = inf: on all above -inf. NaN and only -inf: NaN."""
-    top = -np.inf
-    nan = False
-    for i in range(a, a + K):
-        top = max(top, x[i])
-        nan |= np.isnan(x[i])
-    bar = top if top == np.inf or inverse_temperature > 0 else np.nextafter(-np.inf, 0.0)
-    count = 0
-    for i in range(a, a + K):
-        count += x[i] >= bar
-    for i in range(a, a + K):
-        if nan or top == -np.inf:
-            out[i] = np.nan
-        else:
-            out[i] = 1.0 / count if x[i] >= bar else 0.0
-
-
-@inline
-def _is_limit(m, inverse_temperature):
-    return m == np.inf or not (0.0 < inverse_temperature < np.inf)
-
-
-@inline
-def _one_vector(one, x, a, K, inverse_temperature):
-    """A row that fits one vector: softmax in registers, and its maximum."""
-    v = load_part(one, x, a, K, -np.inf)
-    m = max_of_lanes(v)
-    e = exp(multiply(subtract(v, splat(one, m)), splat(one, inverse_temperature)))
-    return multiply(e, splat(one, one / sum_of_lanes(e))), m
+def fill_limit_row(one, x, a, stride, mask, j, mask_stride, K, bar, inside, outside, out, o, out_stride):
+    """One value for the entries that share a row, another for the rest."""
+    for k in range(K):
+        shares = entry(one, x, a + k * stride, mask, j + k * mask_stride) >= bar
+        store_one(one, out, o + k * out_stride, inside if shares else outside)
 
 
 @kernel
-def softmax_rows(x, out, K, inverse_temperature, step, start, stop):
-    """Rows start to stop of softmax(x / T) into `out`, which may be x. Row r has 1/T inverse_temperature[r * step]."""
-    one = x.dtype.type(1)
-    r = start
-    if K <= LANES:
-        while r < stop:
-            a = r * K
-            if r + 4 <= stop:  # four rows in flight: one row alone waits for its own reductions
-                p0, m0 = _one_vector(one, x, a, K, inverse_temperature[r * step])
-                p1, m1 = _one_vector(one, x, a + K, K, inverse_temperature[(r + 1) * step])
-                p2, m2 = _one_vector(one, x, a + 2 * K, K, inverse_temperature[(r + 2) * step])
-                p3, m3 = _one_vector(one, x, a + 3 * K, K, inverse_temperature[(r + 3) * step])
-                if not (
-                    _is_limit(m0, inverse_temperature[r * step])
-                    or _is_limit(m1, inverse_temperature[(r + 1) * step])
-                    or _is_limit(m2, inverse_temperature[(r + 2) * step])
-                    or _is_limit(m3, inverse_temperature[(r + 3) * step])
-                ):
-                    store_part(out, a, K, p0)
-                    store_part(out, a + K, K, p1)
-                    store_part(out, a + 2 * K, K, p2)
-                    store_part(out, a + 3 * K, K, p3)
-                    r += 4
-                    continue
-            p0, m0 = _one_vector(one, x, a, K, inverse_temperature[r * step])
-            if _is_limit(m0, inverse_temperature[r * step]):
-                _shared_row(x, a, out, K, inverse_temperature[r * step])
-            else:
-                store_part(out, a, K, p0)
-            r += 1
-        return
-    while r < stop:
+def softmax_rows(x, out, K, beta, step, mask, mask_step, scratch, start, stop):
+    """Rows start to stop of softmax(x / T); row r of the mask is at mask[r * mask_step].
+
+    Half precision is computed in `scratch`, a row of float32; for other dtypes it is None.
+    """
+    one = beta.dtype.type(1)
+    for r in range(start, stop):
         a = r * K
-        m = row_max(one, x, a, K)
-        if _is_limit(m, inverse_temperature[r * step]):
-            _shared_row(x, a, out, K, inverse_temperature[r * step])
+        j = r * mask_step
+        top = row_max(one, x, a, mask, j, K)
+        if is_limit(top, beta[r * step]):
+            bar, count = limit_row(one, x, a, 1, mask, j, 1, K, beta[r * step])
+            outside = np.nan if np.isnan(count) else 0.0
+            fill_limit_row(one, x, a, 1, mask, j, 1, K, bar, 1.0 / count, outside, out, a, 1)
+        elif scratch is None:
+            total = exp_row(one, x, a, mask, j, K, top, beta[r * step], out, a)
+            scale_row(one, out, a, K, one / total, out, a)
         else:
-            _scale_row(one, out, a, K, one / _exp_row(one, x, a, out, K, m, inverse_temperature[r * step]))
-        r += 1
+            row = scratch[: K + LANES]
+            total = exp_row(one, x, a, mask, j, K, top, beta[r * step], row, 0)
+            scale_row(one, row, 0, K, one / total, out, a)
 
 
 @inline
-def sum_exp(one, x, a, K, m):
-    """Sum of exp(x - m) over a row in one more read."""
-    vm = splat(one, m)
+def exp_tile(one, tile, j, W, K, top, beta):
+    """16 rows of the tile become exp((x - max) / T); returns the sums."""
+    half_top = multiply(top, splat(one, -0.5))
+    twice_beta = multiply(beta, splat(one, 2.0))
     total = splat(one, 0.0)
     error = total
-    i = 0
-    while i < K:
-        s0 = splat(one, 0.0)
-        s1 = s0
-        end = min(K, i + BLOCK)
-        while i + 2 * LANES <= end:
-            prefetch(x, a + K + i)
-            prefetch(x, a + K + i + LANES)
-            s0 = add(s0, exp(subtract(load(one, x, a + i), vm)))
-            s1 = add(s1, exp(subtract(load(one, x, a + i + LANES), vm)))
-            i += 2 * LANES
-        while i < end:
-            s0 = add(s0, exp(subtract(load_part(one, x, a + i, min(end - i, LANES), -np.inf), vm)))
-            i += LANES
-        total, error = two_sum(total, error, add(s0, s1))
-    return sum_of_lanes(add(total, error))
+    k = 0
+    while k < K:
+        s = splat(one, 0.0)
+        end = min(K, k + CHAIN)
+        while k < end:
+            e = exp(exponent(one, load(one, tile, j + k * W), half_top, twice_beta))
+            store(tile, j + k * W, e)
+            s = add(s, e)
+            k += 1
+        total, error = two_sum(total, error, s)
+    return add(total, error)
 
 
 @kernel
-def logsumexp_rows(x, out, K, start, stop):
-    """Rows start to stop of logsumexp(x) into out[start:stop]."""
-    one = x.dtype.type(1)
-    sums = np.empty(LANES, x.dtype)
-    tops = np.empty(LANES, x.dtype)
-    r = start
-    while r < stop:
-        n = min(LANES, stop - r)
-        for j in range(LANES):
-            sums[j] = one
+def softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """Rows start to stop of softmax(x / T) along the middle axis of (A, K, B)."""
+    one = beta.dtype.type(1)
+    tile = np.zeros(tile_size(K, W), beta.dtype)
+    staging = np.empty(W * K + 4 if B == 1 else 0, beta.dtype)
+    betas = np.ones(W, beta.dtype)
+    tops = np.empty(W, beta.dtype)
+    for r in range(start, stop, W):
+        n = min(W, stop - r)
+        load_tile(one, x, r, n, K, B, tile, W)
+        if mask is not None:
+            mask_tile(tile, W, r, n, K, B, mask, strides)
         for j in range(n):
-            a = (r + j) * K
-            m = row_max(one, x, a, K)
-            tops[j] = m
-            if np.abs(m) == np.inf:  # the sum is 1 there, unless the row holds a NaN
-                for i in range(a, a + K):
-                    if np.isnan(x[i]):
-                        tops[j] = np.nan
-            else:
-                s = sum_exp(one, x, a, K, m)
-                if np.isnan(s):
-                    tops[j] = np.nan
-                else:
-                    sums[j] = s
-        store_part(out, r, n, add(log(load(one, sums, 0)), load(one, tops, 0)))  # one log for 16 rows
-        r += n
+            betas[j] = beta[(r + j) * step]
+        for j in range(0, n, LANES):
+            top = tile_max(one, tile, j, W, K)
+            store(tops, j, top)
+            scale = divide(splat(one, 1.0), exp_tile(one, tile, j, W, K, top, load(one, betas, j)))
+            for k in range(K):
+                store(tile, j + k * W, multiply(load(one, tile, j + k * W), scale))
+        for j in range(n):
+            if is_limit(tops[j], betas[j]):
+                a, m = place(r + j, K, B), mask_place(r + j, B, strides)
+                bar, count = limit_row(one, x, a, B, mask, m, strides[1], K, betas[j])
+                outside = np.nan if np.isnan(count) else 0.0
+                fill_limit_row(one, x, a, B, mask, m, strides[1], K, bar, 1.0 / count, outside, tile, j, W)
+        store_tile(one, tile, W, r, n, K, B, out, staging)
+
+
+@inline
+def shift_row(one, x, a, mask, j, K, top, beta, log_sum, out, o):
+    """out = (x - max) / T - log(sum)."""
+    half_top = splat(one, one * -0.5 * top)
+    twice_beta = splat(one, one * 2.0 * beta)
+    logs = splat(one, log_sum)
+    i = 0
+    while i + LANES <= K:
+        v = entries(one, x, a + i, mask, j + i)
+        store(out, o + i, subtract(exponent(one, v, half_top, twice_beta), logs))
+        i += LANES
+    if i < K:
+        v = entries_part(one, x, a + i, mask, j + i, K - i)
+        store_part(out, o + i, K - i, subtract(exponent(one, v, half_top, twice_beta), logs))
+
+
+@kernel
+def log_softmax_rows(x, out, K, beta, step, mask, mask_step, start, stop):
+    """Rows start to stop of log(softmax(x / T)): the maximum is -log1p(rest), so that it keeps its digits near 0."""
+    one = beta.dtype.type(1)
+    for r in range(start, stop):
+        a = r * K
+        j = r * mask_step
+        top = row_max(one, x, a, mask, j, K)
+        if is_limit(top, beta[r * step]):
+            bar, count = limit_row(one, x, a, 1, mask, j, 1, K, beta[r * step])
+            outside = np.nan if np.isnan(count) else -np.inf
+            fill_limit_row(one, x, a, 1, mask, j, 1, K, bar, -np.log(count), outside, out, a, 1)
+        else:
+            log_sum = log1p_of(one, sums_of_row(one, x, a, mask, j, K, top, beta[r * step], NO_MOMENT)[0])
+            shift_row(one, x, a, mask, j, K, top, beta[r * step], log_sum, out, a)
+
+
+@kernel
+def log_softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """The same along the middle axis of (A, K, B)."""
+    one = beta.dtype.type(1)
+    tile = np.zeros(tile_size(K, W), beta.dtype)
+    staging = np.empty(W * K + 4 if B == 1 else 0, beta.dtype)
+    betas = np.ones(W, beta.dtype)
+    tops = np.empty(W, beta.dtype)
+    for r in range(start, stop, W):
+        n = min(W, stop - r)
+        load_tile(one, x, r, n, K, B, tile, W)
+        if mask is not None:
+            mask_tile(tile, W, r, n, K, B, mask, strides)
+        for j in range(n):
+            betas[j] = beta[(r + j) * step]
+        for j in range(0, n, LANES):
+            top = tile_max(one, tile, j, W, K)
+            store(tops, j, top)
+            logs = log1p(one, sums_of_tile(one, tile, j, W, K, top, load(one, betas, j), NO_MOMENT)[0])
+            half_top = multiply(top, splat(one, -0.5))
+            twice_beta = multiply(load(one, betas, j), splat(one, 2.0))
+            for k in range(K):
+                u = exponent(one, load(one, tile, j + k * W), half_top, twice_beta)
+                store(tile, j + k * W, subtract(u, logs))
+        for j in range(n):
+            if is_limit(tops[j], betas[j]):
+                a, m = place(r + j, K, B), mask_place(r + j, B, strides)
+                bar, count = limit_row(one, x, a, B, mask, m, strides[1], K, betas[j])
+                outside = np.nan if np.isnan(count) else -np.inf
+                fill_limit_row(one, x, a, B, mask, m, strides[1], K, bar, -np.log(count), outside, tile, j, W)
+        store_tile(one, tile, W, r, n, K, B, out, staging)

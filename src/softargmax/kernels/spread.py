@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from softargmax.kernels._compile import kernel
+from softargmax.kernels._parts import BLOCK, two_sum
 from softargmax.kernels.simd import (
     LANES,
     add,
@@ -17,7 +18,6 @@ from softargmax.kernels.simd import (
     subtract,
     sum_of_lanes,
 )
-from softargmax.kernels.softmax import BLOCK, two_sum
 
 
 @kernel

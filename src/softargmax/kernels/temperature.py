@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from softargmax.kernels._compile import inline, kernel
+from softargmax.kernels._parts import BLOCK, FAR, row_max, two_sum
 from softargmax.kernels.simd import (
     LANES,
     add,
@@ -21,10 +22,6 @@ from softargmax.kernels.simd import (
     subtract,
     sum_of_lanes,
 )
-from softargmax.kernels.softmax import BLOCK, row_max, two_sum
-
-# exp is 0 there, and 0 times this is 0 where 0 times -inf would be NaN
-_FAR = -800.0
 
 
 @inline
@@ -32,7 +29,7 @@ def _moments(one, x, a, K, m, inverse_temperature):
     """Sums of e, e u and e u^2 over a row, with u = (x - m) / T and e = exp(u)."""
     vm = splat(one, m)
     vt = splat(one, inverse_temperature)
-    far = splat(one, _FAR)
+    far = splat(one, FAR)
     zero = splat(one, 0.0)
     total0, total1, total2 = zero, zero, zero
     error0, error1, error2 = zero, zero, zero
@@ -67,7 +64,7 @@ def _moments(one, x, a, K, m, inverse_temperature):
 def _moments_of_one_vector(one, x, a, K, inverse_temperature):
     v = load_part(one, x, a, K, -np.inf)
     m = max_of_lanes(v)
-    u = maximum(multiply(subtract(v, splat(one, m)), splat(one, inverse_temperature)), splat(one, _FAR))
+    u = maximum(multiply(subtract(v, splat(one, m)), splat(one, inverse_temperature)), splat(one, FAR))
     e = exp(u)
     eu = multiply(e, u)
     return m, sum_of_lanes(e), sum_of_lanes(eu), sum_of_lanes(multiply(eu, u))
@@ -98,7 +95,7 @@ def temperature_objective_rows(x, labels, weights, K, inverse_temperatures, sums
                 if K <= LANES:
                     m, s, s1, s2 = _moments_of_one_vector(one, x, a, K, beta)
                 else:
-                    m = row_max(one, x, a, K)
+                    m = row_max(one, x, a, None, 0, K)
                     s, s1, s2 = _moments(one, x, a, K, m, beta)
                 w = block_weights[j]
                 u_label = (np.float64(x[a + labels[r + j]]) - m) * beta

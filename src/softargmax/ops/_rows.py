@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ class Rows:
     lib: Backend
     source: Any
     """The logits as an array of their library."""
-    values: Any
-    mask: Any | None
+    given_mask: Any | None
+    """The mask as it came, checked: it broadcasts to the logits."""
     dtype: Any
     """The dtype of results: that of the logits; the default float for integers."""
     computed: Any
@@ -36,7 +37,7 @@ class Rows:
 
     @classmethod
     def of(cls, logits: Any, axis: Any, mask: Any = None, *, name: str = "logits") -> Rows:
-        """Check an array, bring `axis` last. A view of the input if it can be."""
+        """Check an array, its class axis and its mask."""
         lib, array = backend_of(name, logits)
         dtype, computed = result_dtypes(lib, name, array)
         shape = lib.shape(array)
@@ -45,9 +46,27 @@ class Rows:
             what = "a single number" if number is None else f"the single number {number[()]}"
             raise ValueError(f"{name} must have a class axis; got {what}; pass it in a list")
         axis = _checked_axis(name, shape, axis)
-        rows = cls(lib, array, array, None, dtype, computed, shape, axis)
-        values = rows.classes_last(array, shape[axis])
-        return cls(lib, array, values, _mask(rows, name, mask), dtype, computed, shape, axis)
+        given = None if mask is None else bool_mask(lib, mask, array, shape, name=name)
+        return cls(lib, array, given, dtype, computed, shape, axis)
+
+    @property
+    def values(self) -> Any:
+        """The logits with the classes last: a view of them if it can be."""
+        return self._flat_values if self.lib.name == "numpy" else self.classes_last(self.source, self.n_classes)
+
+    @functools.cached_property
+    def _flat_values(self) -> Any:  # may be a copy, which kernels do without; torch.compile cannot read this property
+        return self.classes_last(self.source, self.n_classes)
+
+    @property
+    def mask(self) -> Any | None:
+        """The mask in the shape of `values`, or one that broadcasts to it."""
+        mask = self.given_mask
+        if mask is None:
+            return None
+        if self.lib.block_elements is not None:
+            mask = self.lib.xp.broadcast_to(mask, self.shape)
+        return self.classes_last(mask, self.n_classes)
 
     @property
     def n_classes(self) -> Any:
@@ -94,6 +113,10 @@ class Rows:
     def per_row(self, array: Any) -> Any:
         """An array of one number a row, in the shape of `values` without the classes."""
         return array if self.lib.block_elements is None else self.lib.xp.reshape(array, (self.n,))
+
+    def contiguous(self) -> Any:
+        """The logits of NumPy in the dtype of results, one after the other in memory: what kernels read."""
+        return np.require(self.source, self.dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
     def parts(self) -> Iterator[Any]:
         """Indices of rows, for one run of a definition each. A row's result does not depend on its part."""
@@ -228,15 +251,6 @@ def bool_mask(lib: Backend, mask: Any, like: Any, shape: tuple[Any, ...], *, nam
     if not broadcasts(lib.shape(array), shape):
         raise ValueError(f"mask must broadcast to the shape of the {name} {shape}; got shape {lib.shape(array)}")
     return with_dimensions(lib, lib.fitting("mask", array, lib.extents(like), broadcast=True), len(shape))
-
-
-def _mask(rows: Rows, name: str, mask: Any) -> Any | None:
-    if mask is None:
-        return None
-    array = bool_mask(rows.lib, mask, rows.source, rows.shape, name=name)
-    if rows.lib.block_elements is not None:
-        array = rows.lib.xp.broadcast_to(array, rows.shape)
-    return rows.classes_last(array, rows.n_classes)
 
 
 def row_temperatures(temperature: Any, rows: Rows) -> Any | None:

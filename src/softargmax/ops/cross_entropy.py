@@ -20,6 +20,8 @@ from softargmax._checks import (
     sum_tolerance,
 )
 from softargmax.backends import Backend, beside
+from softargmax.backends import numpy as numpy_backend
+from softargmax.kernels import buffers
 from softargmax.ops._rows import FLOATS, INTEGERS, Rows, in_range, result_dtypes, same_shape, times_power
 from softargmax.ops.softmax import (
     definition_of_log_softmax,
@@ -28,6 +30,8 @@ from softargmax.ops.softmax import (
     sum_of_rows,
 )
 from softargmax.typing import Array, Labels, Logits, Mask, Targets, Weights
+
+_LARGE = 1e30  # of a factor that float32 multiplies probabilities by: a product with 0 must not meet infinity
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["zero", "nan", "raise"]
@@ -79,7 +83,15 @@ def cross_entropy(
         a = _coefficients(problem, z, mask, *columns)
         return _losses(z, a, mask, lib), lib.xp.sum(a, axis=-1)
 
-    losses, totals = problem.rows.by_part(of_part, *problem.columns)
+    counts = problem.counts
+    run = None if counts is None else numpy_backend.kernel("label_loss")
+    if counts is not None and run is not None:
+        rows = problem.rows
+        with lib.quiet():
+            losses = _counted(counts, run(rows.contiguous(), rows.axis, rows.given_mask, problem.labels))
+        totals = counts
+    else:
+        losses, totals = problem.rows.by_part(of_part, *problem.columns)
     if problem.refused is not None:
         losses = lib.xp.where(problem.refused, lib.xp.nan, losses)
         totals = lib.xp.where(problem.refused, lib.xp.nan, totals)
@@ -127,21 +139,37 @@ def cross_entropy_and_grad(
     def total_of_part(z: Array, mask: Array | None, *columns: Any) -> Array:
         return _coefficients(problem, z, mask, *columns).sum(axis=-1)
 
-    totals = rows.by_part(total_of_part, *problem.columns)
+    counts = problem.counts
+    totals = rows.by_part(total_of_part, *problem.columns) if counts is None else counts
     denominator, exponent = (float(totals.sum()), 0) if reduction == "mean" else (1.0, problem.exponent)
-    gradient = np.empty(rows.values.shape, rows.dtype)
-    losses = np.empty(rows.n)
     with np.errstate(all="ignore"):
-        for index in rows.parts():
-            z, m = rows.part(index)
-            a = _coefficients(
-                problem, z, m, *(column if column is None else column[index] for column in problem.columns)
-            )
-            losses[index], of_part = _losses_and_gradients(z, a, m, rows.lib)
-            gradient[index] = times_power(of_part / (denominator or 1.0), exponent)  # in float64, rounded once
-        losses = rows.reduced(losses)
+        factors = times_power(totals / (denominator or 1.0), exponent)
+        run = numpy_backend.kernel("cross_entropy") if counts is not None and factors.max(initial=0) < _LARGE else None
+        if run is not None:
+            gradient = buffers.empty(rows.shape, np.dtype(rows.dtype))
+            of_rows = run(rows.contiguous(), rows.axis, problem.labels, factors, rows.given_mask, gradient)
+            losses = rows.reduced(_counted(totals, of_rows))
+        else:
+            losses, gradient = _by_definition(problem, denominator or 1.0, exponent)
         loss = reduce_losses(rows.lib, losses, totals, reduction, empty, exponent=problem.exponent)
-        return _scalar(np.asarray(loss).astype(rows.computed)), rows.restored(gradient)
+        return _scalar(np.asarray(loss).astype(rows.computed)), gradient
+
+
+def _counted(counts: Array, losses: Array) -> Array:
+    return np.where(counts == 0, 0.0, counts * losses)
+
+
+def _by_definition(problem: _Problem, denominator: float, exponent: int) -> tuple[Array, Array]:
+    """The losses of rows, and their gradients over the denominator, computed in float64 and rounded once."""
+    rows = problem.rows
+    losses = np.empty(rows.n)
+    gradient = np.empty(rows.values.shape, rows.dtype)
+    for index in rows.parts():
+        z, m = rows.part(index)
+        a = _coefficients(problem, z, m, *(column if column is None else column[index] for column in problem.columns))
+        losses[index], of_part = _losses_and_gradients(z, a, m, rows.lib)
+        gradient[index] = times_power(of_part / denominator, exponent)
+    return rows.reduced(losses), rows.restored(gradient)
 
 
 def log_prob(logits: Logits, labels: Labels, /, *, axis: int = -1, mask: Mask | None = None) -> Any:
@@ -164,6 +192,10 @@ def log_prob(logits: Logits, labels: Labels, /, *, axis: int = -1, mask: Mask | 
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
     given, known = beside(lib, "labels", labels, rows.source)
     index, _ = _checked_labels(rows, given, known if _all_known(rows) else None, None)
+    run = numpy_backend.kernel("label_loss") if lib.name == "numpy" and rows.n_classes else None
+    if run is not None:
+        with lib.quiet():
+            return rows.reduced(0.0 - run(rows.contiguous(), rows.axis, rows.given_mask, index))
 
     def of_part(z: Any, mask: Any, label: Any) -> Any:
         hit = lib.positions(z) == xp.expand_dims(label, axis=-1)
@@ -191,6 +223,13 @@ class _Problem:
 
     A bool and not a NaN among the weights: XLA and TensorFlow take NaN times 0 for 0.
     """
+
+    @property
+    def counts(self) -> Any | None:
+        """What each row counts, on NumPy with plain labels: w_i c of the label. Else None."""
+        if self.labels is None or self.smoothing or self.rows.lib.name != "numpy" or self.rows.n_classes == 0:
+            return None
+        return self.weights if self.class_weights is None else self.weights * self.class_weights[self.labels]
 
     @property
     def columns(self) -> tuple[Any, Any, Any]:
@@ -225,8 +264,7 @@ def _problem(
     refused = [] if wrong is None else [rows.per_row(wrong)]
     if wrong_classes is not None:
         refused.append(xp.any(wrong_classes))
-    one = xp.sum(rows.values, axis=-1) if rows.n_classes == 0 else rows.values[..., 0]
-    one = xp.ones_like(xp.astype(one, _wide(rows)))
+    one = _ones(rows)
     row_weight = one if row_weight is None else one * rows.per_row(row_weight)
     if rows.mask is not None:
         row_weight = xp.where(xp.any(rows.mask, axis=-1), row_weight, xp.zeros_like(one))
@@ -264,6 +302,14 @@ def _wide(rows: Rows) -> Any:
     return np.float64 if rows.lib.name == "numpy" else rows.computed
 
 
+def _ones(rows: Rows) -> Any:
+    xp = rows.lib.xp
+    if rows.lib.name == "numpy":
+        return np.ones(rows.n)
+    one = xp.sum(rows.values, axis=-1) if rows.n_classes == 0 else rows.values[..., 0]
+    return xp.ones_like(xp.astype(one, rows.computed))
+
+
 def _weights(
     rows: Rows,
     name: str,
@@ -293,7 +339,7 @@ def _weights(
 def _checked_labels(rows: Rows, given: Any, known: Any | None, ignore_index: int | None) -> tuple[Any, Any | None]:
     """Labels, one a row, in the integers of `positions`, -1 where ignored; and which of them are."""
     lib, xp = rows.lib, rows.lib.xp
-    integers = lib.positions(rows.values).dtype
+    integers = np.dtype(np.int64) if lib.name == "numpy" else lib.positions(rows.values).dtype
     if known is not None:
         checked = integer_labels(known, rows.reduced_shape, rows.n_classes, ignore_index=ignore_index)
         if ignore_index is None:

@@ -7,6 +7,7 @@ constant is computed instead, not beside it (0 times inf would be NaN).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from softargmax.backends import Backend
 from softargmax.backends import numpy as numpy_backend
+from softargmax.kernels import buffers
 from softargmax.ops._rows import Rows, checked_out, row_temperatures
 from softargmax.typing import Array, Float64Array, IntArray, Logits, Mask
 
@@ -58,7 +60,7 @@ def softmax(
     temperatures = row_temperatures(temperature, rows)
     target = None if out is None else checked_out(out, rows)
     if rows.lib.name == "numpy":
-        return _on_numpy(definition_of_softmax, rows, temperatures, target, kernel="softmax")
+        return _on_numpy("softmax", definition_of_softmax, rows, temperatures, target)
     return _elsewhere(definition_of_softmax, rows, temperatures, target)
 
 
@@ -83,7 +85,7 @@ def log_softmax(
     temperatures = row_temperatures(temperature, rows)
     target = None if out is None else checked_out(out, rows)
     if rows.lib.name == "numpy":
-        return _on_numpy(definition_of_log_softmax, rows, temperatures, target)
+        return _on_numpy("log_softmax", definition_of_log_softmax, rows, temperatures, target)
     return _elsewhere(definition_of_log_softmax, rows, temperatures, target)
 
 
@@ -102,16 +104,11 @@ def logsumexp(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None, ke
     """
     rows = Rows.of(logits, axis, mask)
     lib, xp = rows.lib, rows.lib.xp
-    run = numpy_backend.kernel("logsumexp") if lib.name == "numpy" else None
-
-    def of_part(z: Any, _: Any) -> Any:
-        if run is None or rows.n_classes == 0:
-            return definition_of_logsumexp(z, lib)
-        values = np.empty(len(z), z.dtype)
-        run(z, values)
-        return values
-
-    values = rows.reduced(rows.by_part(of_part))
+    run = numpy_backend.kernel("logsumexp") if lib.name == "numpy" and rows.n_classes else None
+    if run is not None:
+        values = rows.reduced(run(rows.contiguous(), rows.axis, rows.given_mask))
+    else:
+        values = rows.reduced(rows.by_part(lambda z, _: definition_of_logsumexp(z, lib)))
     return xp.expand_dims(values, axis=rows.axis) if keepdims else values
 
 
@@ -132,47 +129,40 @@ def _elsewhere(definition: Callable[..., Any], rows: Rows, temperatures: Any | N
 
 @np.errstate(all="ignore")
 def _on_numpy(
+    name: str,
     definition: Callable[..., Array],
     rows: Rows,
     temperatures: Float64Array | None,
     target: Array | None,
-    *,
-    kernel: str | None = None,
 ) -> Array:
-    """Row by row into one array, `target` if its layout allows; every row alike, whatever the others' temperatures."""
-    run = None if kernel is None else numpy_backend.kernel(kernel)
-    in_place = target is not None and target.flags.c_contiguous and rows.axis == len(rows.shape) - 1
-    out = target.reshape(rows.values.shape) if target is not None and in_place else _empty_like(rows)
-    if rows.n_classes:
-        column = np.ones((1, 1)) if temperatures is None else temperatures
-        beyond = _beyond(column[:, 0], rows.n)
-        apart = _in_float64(definition, rows, beyond, column) if len(beyond) else None  # `out` may be the same memory
-        at_once = run is not None and rows.mask is None and rows.values.dtype == rows.computed
-        for index in [slice(None)] if at_once else rows.parts():
-            z, mask = rows.part(index)
-            t = column if len(column) == 1 else column[index]
-            if run is None:
-                out[index] = definition(z, None if temperatures is None else t.astype(z.dtype), mask, rows.lib)
-                continue
-            result = out[index] if out.dtype == z.dtype else np.empty_like(z)
-            run(z, t[:, 0], result)
-            if mask is not None:
-                result[~mask.any(axis=-1)] = 0
-            if out.dtype != z.dtype:
-                out[index] = result
+    """Into `target` itself if its layout allows; every row alike, whatever the others' temperatures."""
+    column = np.ones((1, 1)) if temperatures is None else temperatures
+    beyond = _beyond(column[:, 0], rows.n)
+    apart = _in_float64(definition, rows, beyond, column) if len(beyond) else None  # `out` may be the same memory
+    run = numpy_backend.kernel(name)
+    direct = target is not None and target.flags.c_contiguous and target.flags.aligned
+    out = target if target is not None and direct else buffers.empty(rows.shape, np.dtype(rows.dtype))
+    inner = math.prod(rows.shape[rows.axis + 1 :])
+    if rows.n_classes and rows.n:
+        if run is not None:
+            run(rows.contiguous(), rows.axis, column[:, 0], rows.given_mask, out)
+        else:
+            for index in rows.parts():
+                z, mask = rows.part(index)
+                t = None if temperatures is None else (column if len(column) == 1 else column[index]).astype(z.dtype)
+                _put(out, inner, np.arange(rows.n)[index], definition(z, t, mask, rows.lib))
         if apart is not None:
-            out[beyond] = apart
-    if target is not None and in_place:
-        return target
-    result = rows.restored(out)
-    if target is None:
-        return result
-    target[...] = result
+            _put(out, inner, beyond, apart)
+    if target is None or out is target:
+        return out
+    target[...] = out
     return target
 
 
-def _empty_like(rows: Rows) -> Array:
-    return np.empty(rows.values.shape, rows.dtype)
+def _put(out: Array, inner: int, index: IntArray, values: Array) -> None:
+    """Rows into a contiguous array whose class axis has `inner` entries of every class beside each other."""
+    by_row = np.moveaxis(out.reshape(-1, values.shape[-1], inner), 1, 2)
+    by_row[index // inner, index % inner] = values
 
 
 def _beyond(temperatures: Float64Array, n: int) -> IntArray:

@@ -1,0 +1,190 @@
+"""Logits -> numbers of each row: logsumexp, the loss of a label, entropy, and what an evaluation wants. One read.
+
+Every kernel takes its rows 16 at a time. `facts_of_rows` and `facts_of_tile` leave what is known of them in the lines
+of a table of 16 columns (TOP, REST, …); a few vector instructions make the results of it. The definitions are in
+`ops.softmax`, `ops.cross_entropy` and `ops.entropy`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softargmax.kernels._compile import inline, kernel
+from softargmax.kernels._parts import (
+    MEAN,
+    NO_MOMENT,
+    SQUARES,
+    entry,
+    limit_row,
+    log1p,
+    row_max,
+    sums_of_row,
+)
+from softargmax.kernels._tiles import (
+    load_tile,
+    mask_place,
+    mask_tile,
+    place,
+    sums_of_tile,
+    tile_max,
+    tile_size,
+)
+from softargmax.kernels.simd import (
+    LANES,
+    add,
+    divide,
+    exp,
+    load,
+    multiply,
+    splat,
+    store,
+    store_part,
+    subtract,
+    sum_of_lanes,
+    where_equal,
+)
+
+TOP, REST, SECOND, LABEL, LINES = 0, 1, 2, 3, 4  # the lines of the table; LABEL is (x at the label - max) / T
+
+
+@inline
+def facts(one, x, labels, r, n, K, B, mask, strides, tile, W, table, moment):
+    """Fill the table for rows r to r + n - 1, at most W of them; limit rows have REST inf or NaN or whole numbers."""
+    if W is None:
+        for j in range(n):
+            a, m = (r + j) * K, mask_place(r + j, B, strides)
+            table[TOP, j] = row_max(one, x, a, mask, m, K)
+            if np.isfinite(table[TOP, j]):
+                rest, second = sums_of_row(one, x, a, mask, m, K, table[TOP, j], one, moment)
+                table[REST, j] = rest
+                table[SECOND, j] = second
+    else:
+        load_tile(one, x, r, n, K, B, tile, W)
+        if mask is not None:
+            mask_tile(tile, W, r, n, K, B, mask, strides)
+        for j in range(0, n, LANES):
+            top = tile_max(one, tile, j, W, K)
+            rest, second = sums_of_tile(one, tile, j, W, K, top, splat(one, 1.0), moment)
+            store(table[TOP], j, top)
+            store(table[REST], j, rest)
+            store(table[SECOND], j, second)
+    for j in range(n):
+        a, m = place(r + j, K, B), mask_place(r + j, B, strides)
+        bar = one * np.inf
+        if not np.isfinite(table[TOP, j]):
+            bar, count = limit_row(one, x, a, B, mask, m, strides[1], K, one)
+            table[REST, j] = count - 1.0
+            table[SECOND, j] = 0.0
+        if labels is not None:
+            k = labels[r + j]
+            v = entry(one, x, a + k * B, mask, m + k * strides[1]) if k >= 0 else one * np.nan
+            table[LABEL, j] = 0.0 if v >= bar else v - table[TOP, j]
+
+
+@kernel
+def logsumexp_rows(x, out, K, B, mask, strides, W, start, stop):
+    """Rows start to stop of logsumexp(x) along the middle axis of (A, K, B) into out[start:stop].
+
+    W is the width of the tiles; None for rows that are read as they lie (B = 1).
+    """
+    one = out.dtype.type(1)
+    width = LANES if W is None else W
+    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    table = np.zeros((LINES, width), out.dtype)
+    for r in range(start, stop, width):
+        n = min(width, stop - r)
+        facts(one, x, None, r, n, K, B, mask, strides, tile, W, table, NO_MOMENT)
+        for j in range(0, n, LANES):
+            values = add(load(one, table[TOP], j), log1p(one, load(one, table[REST], j)))
+            store_part(out, r + j, min(n - j, LANES), values)
+        for j in range(n):
+            if not np.isfinite(table[TOP, j]):
+                out[r + j] = table[TOP, j]
+                a, m = place(r + j, K, B), mask_place(r + j, B, strides)
+                for k in range(K):
+                    if np.isnan(entry(one, x, a + k * B, mask, m + k * strides[1])):
+                        out[r + j] = np.nan
+
+
+@kernel
+def label_loss_rows(x, labels, out, K, B, mask, strides, W, start, stop):
+    """Rows start to stop of -log softmax(x) at the labels; NaN where the label is negative."""
+    one = out.dtype.type(1)
+    width = LANES if W is None else W
+    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    table = np.zeros((LINES, width), out.dtype)
+    for r in range(start, stop, width):
+        n = min(width, stop - r)
+        facts(one, x, labels, r, n, K, B, mask, strides, tile, W, table, NO_MOMENT)
+        for j in range(0, n, LANES):
+            losses = subtract(log1p(one, load(one, table[REST], j)), load(one, table[LABEL], j))
+            store_part(out, r + j, min(n - j, LANES), losses)
+        for j in range(n):
+            if table[REST, j] == np.inf:  # nothing under the mask
+                out[r + j] = np.inf
+
+
+@kernel
+def entropy_rows(x, out, K, B, mask, strides, W, start, stop):
+    """Rows start to stop of the entropy of softmax(x): log(sum) - E u, both parts positive."""
+    one = out.dtype.type(1)
+    width = LANES if W is None else W
+    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    table = np.zeros((LINES, width), out.dtype)
+    ones = splat(one, 1.0)
+    for r in range(start, stop, width):
+        n = min(width, stop - r)
+        facts(one, x, None, r, n, K, B, mask, strides, tile, W, table, MEAN)
+        for j in range(0, n, LANES):
+            rest = load(one, table[REST], j)
+            values = subtract(log1p(one, rest), divide(load(one, table[SECOND], j), add(ones, rest)))
+            store_part(out, r + j, min(n - j, LANES), values)
+        for j in range(n):
+            if table[REST, j] == np.inf:
+                out[r + j] = 0.0
+
+
+@inline
+def first_maximum(one, x, a, stride, K, top):
+    """The class of the first maximum of a row."""
+    k = 0
+    if stride == 1:
+        tops, ones, zero = splat(one, top), splat(one, 1.0), splat(one, 0.0)
+        while k + 2 * LANES <= K:
+            here = where_equal(load(one, x, a + k), tops, ones, zero)
+            if sum_of_lanes(add(here, where_equal(load(one, x, a + k + LANES), tops, ones, zero))) > 0:
+                break
+            k += 2 * LANES
+    while k < K - 1 and entry(one, x, a + k * stride, None, 0) != top:
+        k += 1
+    return k
+
+
+@kernel
+def evaluation_rows(x, labels, predicted, confidence, nll, brier, K, B, W, start, stop):
+    """Rows start to stop, in float64: first maximum, its probability, -log p of the label, squared distance to it.
+
+    Rows hold no NaN and no +inf, and a finite entry.
+    """
+    one = 1.0
+    width = LANES if W is None else W
+    tile = np.zeros(0 if W is None else tile_size(K, width))
+    table = np.zeros((LINES, width))
+    ones = splat(one, 1.0)
+    for r in range(start, stop, width):
+        n = min(width, stop - r)
+        facts(one, x, labels, r, n, K, B, None, (0, 0, 0), tile, W, table, SQUARES)
+        for j in range(0, n, LANES):
+            part = min(n - j, LANES)
+            rest, at_label = load(one, table[REST], j), load(one, table[LABEL], j)
+            total = add(ones, rest)
+            store_part(confidence, r + j, part, divide(ones, total))
+            store_part(nll, r + j, part, subtract(log1p(one, rest), at_label))
+            squares = divide(load(one, table[SECOND], j), multiply(total, total))
+            share, p = divide(rest, total), divide(exp(at_label), total)
+            # (1 - p)^2 and the squares of the others; where the label is the maximum nothing is taken off
+            right = add(multiply(share, share), squares)
+            wrong = add(add(squares, divide(ones, multiply(total, total))), subtract(ones, add(p, p)))
+            store_part(brier, r + j, part, where_equal(at_label, splat(one, 0.0), right, wrong))
+        for j in range(n):
+            predicted[r + j] = first_maximum(one, x, place(r + j, K, B), B, K, table[TOP, j])
