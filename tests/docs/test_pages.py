@@ -48,6 +48,19 @@ def test_the_examples_run(block):
     assert runner.run(example, out=said.append).failed == 0, "".join(said)
 
 
+def without_indents(text):
+    return "\n".join(line.strip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize("number", range(len(blocks(DOCS / "kernels.md", "python"))))
+def test_the_excerpts_of_kernels_are_the_code(number):
+    source = ROOT / "src" / "softargmax"
+    files = [*(source / "kernels").glob("*.py"), source / "ops" / "softmax.py"]
+    texts = [without_indents(path.read_text()) for path in files]
+    for excerpt in re.split(r"^ *\.\.\.\n", blocks(DOCS / "kernels.md", "python")[number], flags=re.MULTILINE):
+        assert any(without_indents(excerpt) in text for text in texts), excerpt
+
+
 def edges(page):
     text = page.read_text()
     start = text.index("| what | call | gives |")
