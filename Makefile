@@ -28,7 +28,7 @@ check: $(VENV)/.dev  ## lint, format, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.all  ## speed against the peers, side by side; rewrites benchmarks/results.md
+bench: $(VENV)/.all  ## speed against the peers, side by side; rewrites benchmarks/results.md, results.json, ratio.svg
 	$(BIN)/python -m benchmarks
 
 clean:  ## all that was made here
@@ -55,5 +55,5 @@ $(VENV)/.torch: $(INPUTS) | $(BIN)/python
 	touch $@ $(VENV)/.app
 
 $(VENV)/.all: $(VENV)/.dev $(VENV)/.torch
-	$(PIP) --editable ".[dev,torch,jax,tensorflow,keras]"
+	$(PIP) --editable ".[dev,torch,jax,tensorflow,keras,onnx]"
 	touch $@

@@ -1,1 +1,1 @@
-"""Speed against the peers: `python -m benchmarks` (or `make bench`) runs every file here and rewrites results.md."""
+"""Speed against the peers: `make bench` runs `softargmax bench`, then the fits and trainings of this folder."""

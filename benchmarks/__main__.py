@@ -1,35 +1,28 @@
-import os
-import platform
-from pathlib import Path
+"""Everything measured -> results.md, results.json and ratio.svg, beside this file.
 
-import numba
-import numpy
-import scipy
-import sklearn
-import torch
-
-from benchmarks import softmax, temperature, training
-
-HEAD = """# Speed, side by side
-
-Written by `make bench`. A ratio is the peer's time over ours in the same round (above 1: ours is faster): the median
-over interleaved rounds in one process, with the smallest and largest. Our kernels ran on one thread.
-
-{machine}
-
-| work | shape | against | median ratio | all rounds |
-|---|---|---|---|---|
+python -m benchmarks [FOLDER]       --quick: small arrays, no fits and no trainings; a few seconds
 """
 
+import sys
+from dataclasses import replace
+from pathlib import Path
 
-def main() -> None:
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (numpy, scipy, sklearn, numba, torch))
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {versions}."
-    rows = [*softmax.run(), *temperature.run(), *training.run()]
-    path = Path(__file__).with_name("results.md")
-    path.write_text(HEAD.format(machine=machine) + "\n".join(map(str, rows)) + "\n")
-    print(f"written: {path}")
+from softargmax.cli.bench import run, write
+
+PICTURE = "ratio.svg"
+
+
+def main(folder: Path, *, quick: bool) -> None:
+    results = run(quick=quick)
+    if not quick:
+        from benchmarks import temperature, training
+
+        results = replace(results, whole=(*temperature.run(), *training.run()))
+    for name in ("results.md", "results.json", PICTURE):
+        write(results, folder / name, command="make bench", picture=PICTURE)
+        print(f"wrote {folder / name}")
 
 
 if __name__ == "__main__":
-    main()
+    words = [word for word in sys.argv[1:] if word != "--quick"]
+    main(Path(words[0]) if words else Path(__file__).parent, quick="--quick" in sys.argv)

@@ -8,9 +8,10 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 import softargmax as sa
-from benchmarks.timing import Row, compare
+from softargmax.bench import Entry, Goal, Row, interleaved
 
 SHAPES = [(1_000_000, 10), (50_000, 1000)]
+PEER = "CalibratedClassifierCV"
 
 
 class GivesLogits(ClassifierMixin, BaseEstimator):
@@ -55,9 +56,17 @@ def run(rounds: int = 5) -> list[Row]:
 
         beta = float(peer().calibrated_classifiers_[0].calibrators[0].beta_)
         found = ours()
-        note = f"{n:,} × {k:,} float32"
-        print(f"T: ours {found.temperature_:.6f}, scikit-learn {1 / beta:.6f}", flush=True)
+        print(f"T of {n:,} x {k:,}: ours {found.temperature_:.6f}, scikit-learn {1 / beta:.6f}", flush=True)
         if abs(found.temperature_ * beta - 1) > 1e-3:
-            raise AssertionError(f"{note}: the peer did not find the optimum; the times are not comparable")
-        rows += compare("TemperatureScaling.fit", note, ours, {"CalibratedClassifierCV": peer}, rounds=rounds)
+            raise AssertionError("the peer did not find the optimum; the times are not comparable")
+        times = interleaved({"softargmax": ours, PEER: peer}, rounds)
+        rows.append(
+            Row(
+                "TemperatureScaling.fit",
+                f"{n:,} × {k:,}",
+                Entry("softargmax", times["softargmax"]),
+                (Entry(PEER, times[PEER]),),
+                goals=(Goal(PEER, 10),) if k == 1000 else (),
+            )
+        )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.timing import Row, compare
+from softargmax.bench import Entry, Row, interleaved
 from softargmax.data import ImageSet, read_images
 from softargmax.models.networks import Cnn, Pooling
 from softargmax.training.checkpoint import State
@@ -12,6 +12,7 @@ from softargmax.training.loop import train
 from softargmax.training.settings import Inputs, Settings
 
 IMAGES, BATCH = 2048, 128
+PEER = "a bare PyTorch loop"
 
 
 def run(rounds: int = 7) -> list[Row]:
@@ -22,10 +23,15 @@ def run(rounds: int = 7) -> list[Row]:
     poolings: tuple[Pooling, ...] = ("max", None)
     for pooling in poolings:
         settings = Settings(data.name, pooling=pooling, epochs=1, batch_size=BATCH)
-        peers = {"a bare PyTorch loop": lambda pooling=pooling: _bare(images, pooling)}
-        shape = f"{IMAGES:,} images, batches of {BATCH}"
-        ours = lambda settings=settings, pooling=pooling: _ours(images, few, settings, pooling)  # noqa: E731
-        rows += compare(f"training the {settings.name}", shape, ours, peers, rounds=rounds)
+        times = interleaved(
+            {
+                "softargmax": lambda settings=settings, pooling=pooling: _ours(images, few, settings, pooling),
+                PEER: lambda pooling=pooling: _bare(images, pooling),
+            },
+            rounds,
+        )
+        work, size = f"an epoch of the {settings.name}", f"{IMAGES:,} images, batches of {BATCH}"
+        rows.append(Row(work, size, Entry("softargmax", times["softargmax"]), (Entry(PEER, times[PEER]),)))
     return rows
 
 

@@ -73,7 +73,8 @@ def test_vmap_along_another_axis(op, of):
     arrays = [library.array(a, "float32" if a.dtype.kind == "f" else None) for a in (z, *rest)]
     vmap = library.xp.vmap if of == "jax" else library.xp.func.vmap
     result = vmap(lambda *one: op(*one, axis=0))(*arrays)
-    np.testing.assert_allclose(library.numpy(result), library.numpy(op(*arrays, axis=1)), rtol=1e-6)
+    eager = library.numpy(op(*arrays, axis=1))  # perhaps by a kernel; near 0 the error of logsumexp is absolute
+    np.testing.assert_allclose(library.numpy(result), eager, rtol=1e-6, atol=8 * EPS["float32"])
 
 
 @pytest.mark.parametrize("of", ["torch", "jax"])

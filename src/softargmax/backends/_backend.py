@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -91,6 +92,43 @@ class Backend:
     def quiet(self) -> AbstractContextManager[Any]:
         """Where infinities and NaN are expected: no floating-point warning."""
         return np.errstate(all="ignore")  # the library may compute with NumPy
+
+    # ---- the kernels, which compute in the memory of NumPy arrays ----
+
+    def in_numpy(self, logits: Any, *beside: Any) -> bool:
+        """Whether NumPy can compute in the memory of these arrays; numbers and lists are no obstacle."""
+        return False
+
+    def memory(self, array: Any) -> Array:
+        """The array as one of NumPy, not copied; bfloat16 as int16."""
+        return np.asarray(array)
+
+    def memory_dtype(self, dtype: Any) -> Any:
+        """The dtype of such an array."""
+        return dtype
+
+    def from_memory(self, array: Any) -> Any:
+        """A result of NumPy as an array of this library, not copied."""
+        return array
+
+    def differentiable(
+        self,
+        result: Any,
+        gradient: Callable[..., Any | None],
+        definition: Callable[..., Any],
+        logits: Any,
+        *beside: Any,
+    ) -> Any:
+        """The result as a function of the logits: `definition(logits, *beside)`.
+
+        `gradient(g, logits, *beside)` is its gradient for an incoming g; where that gives None, and for higher
+        derivatives, the definition is differentiated.
+        """
+        return result
+
+    def written(self, out: Any) -> Any:
+        """`out`, after its memory was written to."""
+        return out
 
     def writable(self, out: Any, source: Any) -> Any:
         """`out`, if results can be written there: an array of this library, `source` itself or memory apart from it."""

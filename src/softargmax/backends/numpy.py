@@ -11,6 +11,7 @@ import numpy as np
 
 from softargmax._checks import WrongKindError, real_array
 from softargmax.backends._backend import Backend, without_bfloat16
+from softargmax.kernels import LANES, SHORT, TILE_WIDTH
 from softargmax.kernels.threads import in_chunks, sums_of_chunks
 from softargmax.typing import Array, Float64Array, IntArray
 
@@ -39,6 +40,10 @@ class NumPy(Backend):
         """In NumPy's own integers."""
         return np.arange(array.shape[-1])
 
+    def in_numpy(self, logits: Any, *beside: Any) -> bool:
+        """It is NumPy."""
+        return True
+
     def writable(self, out: Any, source: Any) -> Any:
         """The logits themselves, or memory apart from them."""
         if not isinstance(out, np.ndarray):
@@ -60,6 +65,52 @@ def _overlaps_partly(out: Array, logits: Array) -> bool:
 BACKEND = NumPy("numpy", np)
 
 
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_SMALL = 1 << 20  # elements; beyond, threads and recycled memory matter more than what Python takes
+
+
+def softmax_of_plain(
+    logits: Any, axis: Any, temperature: Any, mask: Any, out: Any, *, log: bool = False
+) -> Array | None:
+    """softmax of a small array that asks for nothing special, or None: a row of 1000 takes a microsecond or two.
+
+    Plain: float32 or float64, contiguous, one or two dimensions of which the last has the classes, one ordinary T.
+    """
+    if (
+        mask is not None
+        or type(logits) is not np.ndarray
+        or ((dtype := logits.dtype) is not _FLOAT32 and dtype is not _FLOAT64)
+        or not logits.flags.carray
+        or not 1 <= len(shape := logits.shape) <= 2
+        or not 0 < logits.size < _SMALL
+        or type(axis) is not int
+        or axis != -1
+        or type(temperature) is not float
+        or not 1e-36 <= temperature <= 1e36
+        or not _numba_compiles()
+    ):
+        return None
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out is not logits and (
+        type(out) is not np.ndarray
+        or out.dtype is not dtype
+        or out.shape != shape
+        or not out.flags.carray
+        or np.may_share_memory(out, logits)
+    ):
+        return None
+    _plain_kernels()[2 * log + (shape[-1] <= SHORT)](logits, out, 1.0 / temperature)
+    return out
+
+
+@functools.cache
+def _plain_kernels() -> tuple[Callable[[Array, Array, float], None], ...]:
+    from softargmax.kernels import softmax as k
+
+    return k.softmax_of_long, k.softmax_of_short, k.log_softmax_of_long, k.log_softmax_of_short
+
+
 def kernel(name: str) -> Callable[..., Any] | None:
     """The function that computes the definition called `name`, or None: then the definition itself runs.
 
@@ -79,10 +130,8 @@ def _numba_compiles() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
-# Tiles for rows of at most so many entries, and for every axis but the last; else rows as they lie.
-_SHORT = 24
-_TILE_BYTES = 1 << 18  # half of a second-level cache, or less
-_TILE_WIDTHS = (64, 1024)
+_TILE_BYTES = 1 << 19  # half of a second-level cache
+_WIDEST_TILE = 1008  # not 1024: lines 4096 bytes apart fall into one set of the first cache (measured: twice the time)
 
 
 class _Plan:
@@ -95,10 +144,9 @@ class _Plan:
         self.x = flat(x)
         self.computed = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.W: int | None = None
-        if self.B > 1 or self.K <= _SHORT:
-            low, high = _TILE_WIDTHS
-            fitting = _TILE_BYTES // (self.K * self.computed.itemsize) // low * low
-            self.W = low if self.B == 1 else min(max(fitting, low), high)
+        if self.B > 1 or self.K <= SHORT:
+            fitting = min(_TILE_BYTES // (self.K * self.computed.itemsize), self.B, _WIDEST_TILE) // LANES * LANES
+            self.W = max(fitting, TILE_WIDTH)
         self.mask, self.strides = None, (0, 0, 0)
         if mask is not None:
             self.mask, self.strides = self._flat_mask(np.broadcast_to(np.ascontiguousarray(mask), x.shape))
@@ -118,6 +166,11 @@ class _Plan:
     def scratch(self) -> Array | None:
         """A row for the arithmetic of half precision, for one thread."""
         return np.empty(self.K + 16, np.float32) if self.x.dtype.itemsize == 2 else None
+
+    @property
+    def row(self) -> Array:
+        """A row of the arithmetic, for one thread."""
+        return np.empty(self.K + 16, self.computed)
 
     def share(self, run: Callable[[int, int], object]) -> None:
         in_chunks(run, self.n, self.K)
@@ -181,6 +234,32 @@ def _cross_entropy(
     return losses
 
 
+def _gradient(
+    kind: str,
+    x: Array,
+    axis: int,
+    g: Array | None,
+    scale: Float64Array,
+    temperatures: Float64Array,
+    mask: Array | None,
+    out: Array,
+) -> None:
+    """The gradient at x; what comes in is g, of every entry, or None, and `scale`, of every row or of all."""
+    from softargmax.kernels import gradients as k
+
+    plan = _Plan(x, axis, mask)
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        beta, scales = ((1.0 / temperatures).astype(plan.computed), scale.astype(plan.computed))
+    given = (getattr(k, kind), plan.x, None if g is None else flat(g), flat(out), plan.K)
+    factors = (beta, int(len(beta) > 1), scales, int(len(scales) > 1), plan.mask)
+    if plan.W is not None:
+        rest = (plan.strides, plan.W)
+        plan.share(lambda start, stop: k.gradient_tiles(*given, plan.B, *factors, *rest, start, stop))
+    else:
+        step = plan.strides[0]
+        plan.share(lambda start, stop: k.gradient_rows(*given, *factors, step, plan.row, start, stop))
+
+
 def _temperature_objective(
     rows: Array, labels: IntArray, weights: Float64Array, temperatures: Float64Array, out: Float64Array
 ) -> None:
@@ -189,6 +268,14 @@ def _temperature_objective(
     n, n_classes = rows.shape
     given = (rows.reshape(-1), labels, weights, n_classes, 1.0 / temperatures)
     out += sums_of_chunks(lambda start, stop, sums: run(*given, sums, start, stop), n, n_classes, out.shape)
+
+
+def _evaluation(rows: Array, labels: IntArray, out: tuple[Array, ...]) -> None:
+    from softargmax.kernels.reductions import evaluation_rows
+
+    plan = _Plan(rows, 1, None)
+    given = (plan.x, labels, *out, plan.K, plan.B, plan.W)
+    plan.share(lambda start, stop: evaluation_rows(*given, start, stop))
 
 
 def _row_spread(rows: Array, out: tuple[Array, ...]) -> None:
@@ -206,6 +293,11 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "label_loss": functools.partial(_numbers, "label_loss_rows"),
     "entropy": functools.partial(_numbers, "entropy_rows"),
     "cross_entropy": _cross_entropy,
+    "softmax_gradient": functools.partial(_gradient, "SOFTMAX"),
+    "log_softmax_gradient": functools.partial(_gradient, "LOG_SOFTMAX"),
+    "logsumexp_gradient": functools.partial(_gradient, "LOGSUMEXP"),
+    "entropy_gradient": functools.partial(_gradient, "ENTROPY"),
+    "evaluation": _evaluation,
     "row_spread": _row_spread,
     "temperature_objective": _temperature_objective,
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import NoneType
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 
 from softargmax._checks import WrongKindError
+from softargmax.backends import numpy as numpy_backend
 from softargmax.backends._backend import Backend
 from softargmax.typing import Array
 
@@ -91,6 +95,110 @@ class Torch(Backend):
     def quiet(self) -> AbstractContextManager[Any]:
         """Nothing warns."""
         return nullcontext()
+
+    def in_numpy(self, logits: Any, *beside: Any) -> bool:
+        """Eager tensors on the CPU; not what is traced or transformed, and not where more than logits has gradients."""
+        if _traced() or _watched() or numpy_backend.kernel("softmax") is None:
+            return False
+        for array in (logits, *beside):
+            if isinstance(array, torch.Tensor):
+                if not _is_plain(array) or (array is not logits and array.requires_grad and torch.is_grad_enabled()):
+                    return False
+            elif not isinstance(array, (int, float, list, tuple, np.generic, NoneType)):
+                return False  # what holds a tensor, as keras.Variable
+        return bool(logits.numel())
+
+    def memory(self, array: Any) -> Array:
+        """The tensor's memory, without its gradients."""
+        array = array.detach()
+        return (array.view(torch.int16) if array.dtype == torch.bfloat16 else array).numpy()
+
+    def memory_dtype(self, dtype: Any) -> Any:
+        """torch.float32 is float32, torch.bfloat16 is int16."""
+        return _IN_MEMORY[dtype]
+
+    def from_memory(self, array: Any) -> Any:
+        """A tensor; a number becomes one of no dimensions."""
+        tensor = torch.from_numpy(np.asarray(array))
+        return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+
+    def differentiable(
+        self,
+        result: Any,
+        gradient: Callable[..., Any | None],
+        definition: Callable[..., Any],
+        logits: Any,
+        *beside: Any,
+    ) -> Any:
+        """The result, with a gradient if one is wanted."""
+        if not (logits.requires_grad and torch.is_grad_enabled()):
+            return result
+        return _Differentiable.apply((result, gradient, definition), logits, *beside)
+
+    def written(self, out: Any) -> Any:
+        """`out`, whose new version autograd must see: what was saved of it before is gone."""
+        torch.autograd.graph.increment_version(out)
+        return out
+
+
+class _Differentiable(torch.autograd.Function):  # type: ignore[misc]
+    """A result that is there already as a function of the logits and of tensors beside them."""
+
+    @staticmethod
+    def forward(ctx: Any, given: tuple[Any, ...], logits: Any, *beside: Any) -> Any:
+        result, *ctx.functions = given
+        tensors = [array if isinstance(array, torch.Tensor) else None for array in beside]
+        ctx.save_for_backward(logits, *tensors)  # torch refuses what is overwritten before it is used
+        ctx.others = [
+            copy.deepcopy(array) if tensor is None else None for tensor, array in zip(tensors, beside, strict=True)
+        ]
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        gradient, definition = ctx.functions
+        logits, *saved = ctx.saved_tensors
+        beside = [other if array is None else array for array, other in zip(saved, ctx.others, strict=True)]
+        result = None
+        again = torch.is_grad_enabled()  # the gradient is to be differentiated
+        if not again and BACKEND.in_numpy(g, logits, *beside):
+            result = gradient(g, logits, *beside)
+        if result is None:
+            with torch.enable_grad():
+                alias = logits.view_as(logits)  # the hooks of the logits themselves are not for this
+                (result,) = torch.autograd.grad(definition(alias, *beside), alias, g, create_graph=again)
+        return None, result, *(None for _ in beside)
+
+
+_IN_MEMORY = {
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: np.dtype(np.int16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+_KNOWN_TO_NUMPY = {*_IN_MEMORY, torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
+_KNOWN_TO_NUMPY |= {torch.int8, torch.int16, torch.int32, torch.int64}
+
+
+def _is_plain(array: torch.Tensor) -> bool:
+    """Whether a tensor is what its memory says; not a subclass, a wrapper of torch.func, or elsewhere."""
+    return (
+        type(array) in (torch.Tensor, torch.nn.Parameter)
+        and array.device.type == "cpu"
+        and array.dtype in _KNOWN_TO_NUMPY
+        and not array.is_neg()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(array)
+        and not torch._C._functorch.is_legacy_batchedtensor(array)
+    )
+
+
+def _watched() -> bool:
+    """Whether a transform, forward mode or a dispatch mode wants to see every operation."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def _traced() -> bool:

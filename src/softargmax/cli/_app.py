@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from softargmax.cli._outcome import spoken
 from softargmax.cli.apply import apply
+from softargmax.cli.bench import bench
 from softargmax.cli.calibrate import calibrate
 from softargmax.cli.demo import demo
 from softargmax.cli.evaluate import evaluate
@@ -68,6 +69,7 @@ app.command(cls=_Plain, epilog="Example: softargmax apply cal.json test.npz -o c
 app.command(cls=_Plain, epilog='Example: softargmax evaluate test.csv --logits --fail-if "ece_upper > 0.05"')(evaluate)
 app.command(cls=_Plain, epilog="Example: softargmax report test.npz --calibrator cal.json -o report.html")(report)
 app.command(cls=_Plain, epilog="Example: softargmax parity --peers")(parity)
+app.command(cls=_Plain, epilog="Example: softargmax bench --quick")(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import llvmlite
@@ -29,9 +33,33 @@ inline = numba.njit(forceinline=True, **_OPTIONS)
 def kernel(function: Any) -> Any:
     """Compile at the first call for each signature; without the GIL; cached on disk where a folder can be written."""
     dispatcher = numba.njit(**_OPTIONS)(function)
+    compile_for = dispatcher.compile
+
+    def compile_undisturbed(signature: Any) -> Any:
+        with interrupts_after():
+            return compile_for(signature)
+
+    dispatcher.compile = compile_undisturbed
     with contextlib.suppress(RuntimeError):  # "no locator available": no folder for the cache
         dispatcher._cache = _KernelCache(function)
     return dispatcher
+
+
+@contextlib.contextmanager
+def interrupts_after() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block: raised in a callback of LLVM it would be printed and lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(*came[0])
 
 
 def _source_stamp() -> str:

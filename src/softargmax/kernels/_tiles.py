@@ -29,9 +29,16 @@ from softargmax.kernels.simd import (
 
 
 @inline
-def tile_size(K, W):
-    """The numbers in a tile: it is filled four entries of a row at a time."""
-    return (K + 3) // 4 * 4 * W
+def whole_fours(K):
+    """Rows are loaded and stored four entries at a time."""
+    return (K + 3) // 4 * 4
+
+
+@inline
+def tile_of(size, dtype):
+    """Memory for a tile of W rows (whole_fours(K) * W numbers), from the beginning of a cache line on."""
+    memory = np.zeros(size + 16, dtype)
+    return memory[(64 - np.int64(memory.ctypes.data) % 64) % 64 // memory.itemsize :]
 
 
 @inline
@@ -39,7 +46,7 @@ def load_tile(one, x, r, n, K, B, tile, W):
     """Rows r to r + n - 1 into a tile; of the last axis only rows of at most 16 entries."""
     if B == 1:
         j = 0
-        while j + LANES <= n and (r + j + LANES - 1) * K + tile_size(K, 1) <= len(x):  # it reads whole fours
+        while j + LANES <= n and (r + j + LANES - 1) * K + whole_fours(K) <= len(x):  # it reads whole fours
             for k in range(0, K, 4):
                 load_columns(one, x, (r + j) * K + k, K, tile, k * W + j, W)
             j += LANES
@@ -63,7 +70,7 @@ def store_tile(one, tile, W, r, n, K, B, out, staging):
     if B == 1:
         for j in range(0, n, LANES):
             # whole fours, the last first: what goes beyond a row is overwritten by the next
-            for k in range(tile_size(K, 1) - 4, -1, -4):
+            for k in range(whole_fours(K) - 4, -1, -4):
                 store_columns(one, tile, k * W + j, W, staging, j * K + k, K)
         _copy(one, staging, 0, out, r * K, n * K)
         return
@@ -125,6 +132,14 @@ def sums_of_tile(one, tile, j, W, K, top, beta, moment):
 def place(r, K, B):
     """Where entry 0 of row r lies; its entries are B apart."""
     return r // B * K * B + r % B
+
+
+@inline
+def places(r, W, K, B):
+    """Where the tile from row r on lies in memory, where the next one does, and how far apart its lines are."""
+    if B == 1:
+        return r * K, (r + W) * K, W
+    return place(r, K, B), place(r + W, K, B), B
 
 
 @inline

@@ -9,11 +9,22 @@ from __future__ import annotations
 import numpy as np
 
 from softargmax.kernels._compile import inline, kernel
-from softargmax.kernels._parts import BLOCK, CHAIN, entry, is_limit, limit_row, log1p, row_max, two_sum
-from softargmax.kernels._tiles import load_tile, mask_place, mask_tile, place, store_tile, tile_max, tile_size
+from softargmax.kernels._parts import CHAIN, entry, is_limit, limit_row, log1p, row_max, two_sum
+from softargmax.kernels._tiles import (
+    load_tile,
+    mask_place,
+    mask_tile,
+    place,
+    places,
+    store_tile,
+    tile_max,
+    tile_of,
+    whole_fours,
+)
 from softargmax.kernels.simd import (
     LANES,
     add,
+    divide,
     load,
     load_part,
     multiply,
@@ -35,7 +46,7 @@ def scale_and_sum_row(one, x, a, K, factor, out, o):
     i = 0
     while i < K:
         s = splat(one, 0.0)
-        end = min(K, i + BLOCK)
+        end = min(K, i + CHAIN * LANES)
         while i + LANES <= end:
             v = load(one, x, a + i)
             store(out, o + i, multiply(v, factors))
@@ -127,9 +138,9 @@ def scale_and_sum_tile(one, tile, j, W, K, factors):
 def cross_entropy_tiles(x, labels, factors, losses, gradient, K, B, mask, strides, W, start, stop):
     """The same along the middle axis of (A, K, B)."""
     one = losses.dtype.type(1)
-    tile = np.zeros(tile_size(K, W), losses.dtype)
-    staging = np.empty(W * K + 4 if B == 1 else 0, losses.dtype)
-    tops, totals, rests, scales, linear = np.zeros((5, W), losses.dtype)
+    tile = tile_of(whole_fours(K) * W, losses.dtype)
+    staging = tile_of(W * K + 4 if B == 1 else 0, losses.dtype)
+    tops, totals, rests, at_label, linear = np.zeros((5, W), losses.dtype)
     for r in range(start, stop, W):
         n = min(W, stop - r)
         load_tile(one, x, r, n, K, B, tile, W)
@@ -137,14 +148,18 @@ def cross_entropy_tiles(x, labels, factors, losses, gradient, K, B, mask, stride
             mask_tile(tile, W, r, n, K, B, mask, strides)
         for j in range(n):  # the label's entries, before they are overwritten
             linear[j] = tile[max(labels[r + j], 0) * W + j]
+        here, ahead, apart = places(r, W, K, B)
         for j in range(0, n, LANES):
             top = tile_max(one, tile, j, W, K)
-            store(tops, j, top)
-            store(totals, j, exp_tile(one, tile, j, W, K, top, splat(one, 1.0)))
+            total = exp_tile(one, tile, j, W, K, top, splat(one, 1.0), x, ahead, gradient, here, apart)
             for i in range(j, min(j + LANES, n)):
                 tile[max(labels[r + i], 0) * W + i] = 0.0
-                scales[i] = factors[r + i] / totals[i]
-            store(rests, j, scale_and_sum_tile(one, tile, j, W, K, load(one, scales, j)))
+            scale = divide(load_part(one, factors, r + j, min(n - j, LANES), 0.0), total)
+            rest = scale_and_sum_tile(one, tile, j, W, K, scale)
+            store(tops, j, top)
+            store(totals, j, total)
+            store(rests, j, rest)
+            store(at_label, j, multiply(scale, rest))
         for j in range(n):
             k, f = labels[r + j], factors[r + j]
             if k < 0:
@@ -154,7 +169,7 @@ def cross_entropy_tiles(x, labels, factors, losses, gradient, K, B, mask, stride
                 rests[j], linear[j] = limit_loss(one, x, a, B, mask, m, strides[1], K, k, tile, j, W)
             else:
                 if linear[j] > -np.inf:
-                    tile[k * W + j] = -f * rests[j] / totals[j]
+                    tile[k * W + j] = -at_label[j]
                 if linear[j] != tops[j]:
                     rests[j] = totals[j] - one
                 linear[j] = tops[j] - linear[j]

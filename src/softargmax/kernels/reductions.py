@@ -27,7 +27,8 @@ from softargmax.kernels._tiles import (
     place,
     sums_of_tile,
     tile_max,
-    tile_size,
+    tile_of,
+    whole_fours,
 )
 from softargmax.kernels.simd import (
     LANES,
@@ -35,6 +36,7 @@ from softargmax.kernels.simd import (
     divide,
     exp,
     load,
+    load_one,
     multiply,
     splat,
     store,
@@ -50,14 +52,19 @@ TOP, REST, SECOND, LABEL, LINES = 0, 1, 2, 3, 4  # the lines of the table; LABEL
 @inline
 def facts(one, x, labels, r, n, K, B, mask, strides, tile, W, table, moment):
     """Fill the table for rows r to r + n - 1, at most W of them; limit rows have REST inf or NaN or whole numbers."""
+    odd = splat(one, 0.0)
     if W is None:
         for j in range(n):
-            a, m = (r + j) * K, mask_place(r + j, B, strides)
-            table[TOP, j] = row_max(one, x, a, mask, m, K)
-            if np.isfinite(table[TOP, j]):
-                rest, second = sums_of_row(one, x, a, mask, m, K, table[TOP, j], one, moment)
-                table[REST, j] = rest
-                table[SECOND, j] = second
+            a, m = (r + j) * K, (r + j) * strides[0]
+            top = row_max(one, x, a, mask, m, K)
+            table[TOP, j] = top
+            if np.isfinite(top):
+                table[REST, j], table[SECOND, j] = sums_of_row(one, x, a, mask, m, K, top, one, moment)
+            if labels is not None:
+                k = labels[r + j]
+                table[LABEL, j] = entry(one, x, a + k, mask, m + k) - top if k >= 0 else np.nan
+        top = load(one, table[TOP], 0)
+        odd = subtract(top, top)
     else:
         load_tile(one, x, r, n, K, B, tile, W)
         if mask is not None:
@@ -68,17 +75,21 @@ def facts(one, x, labels, r, n, K, B, mask, strides, tile, W, table, moment):
             store(table[TOP], j, top)
             store(table[REST], j, rest)
             store(table[SECOND], j, second)
-    for j in range(n):
-        a, m = place(r + j, K, B), mask_place(r + j, B, strides)
-        bar = one * np.inf
-        if not np.isfinite(table[TOP, j]):
-            bar, count = limit_row(one, x, a, B, mask, m, strides[1], K, one)
-            table[REST, j] = count - 1.0
-            table[SECOND, j] = 0.0
+            odd = add(odd, subtract(top, top))
         if labels is not None:
-            k = labels[r + j]
-            v = entry(one, x, a + k * B, mask, m + k * strides[1]) if k >= 0 else one * np.nan
-            table[LABEL, j] = 0.0 if v >= bar else v - table[TOP, j]
+            for j in range(n):
+                k = labels[r + j]
+                table[LABEL, j] = tile[k * W + j] - table[TOP, j] if k >= 0 else np.nan
+    for j in range(0 if sum_of_lanes(odd) == 0.0 else n):  # else one of the maxima is infinite, or an old one is
+        if not np.isfinite(table[TOP, j]):
+            a, m = place(r + j, K, B), mask_place(r + j, B, strides)
+            bar, count = limit_row(one, x, a, B, mask, m, strides[1], K, one)
+            table[REST, j], table[SECOND, j] = count - 1.0, 0.0
+            if labels is not None:
+                k = labels[r + j]
+                if k >= 0:
+                    shares = entry(one, x, a + k * B, mask, m + k * strides[1]) >= bar
+                    table[LABEL, j] = 0.0 if shares else -np.inf
 
 
 @kernel
@@ -89,7 +100,7 @@ def logsumexp_rows(x, out, K, B, mask, strides, W, start, stop):
     """
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
     table = np.zeros((LINES, width), out.dtype)
     for r in range(start, stop, width):
         n = min(width, stop - r)
@@ -98,7 +109,7 @@ def logsumexp_rows(x, out, K, B, mask, strides, W, start, stop):
             values = add(load(one, table[TOP], j), log1p(one, load(one, table[REST], j)))
             store_part(out, r + j, min(n - j, LANES), values)
         for j in range(n):
-            if not np.isfinite(table[TOP, j]):
+            if np.isinf(table[TOP, j]):
                 out[r + j] = table[TOP, j]
                 a, m = place(r + j, K, B), mask_place(r + j, B, strides)
                 for k in range(K):
@@ -111,7 +122,7 @@ def label_loss_rows(x, labels, out, K, B, mask, strides, W, start, stop):
     """Rows start to stop of -log softmax(x) at the labels; NaN where the label is negative."""
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
     table = np.zeros((LINES, width), out.dtype)
     for r in range(start, stop, width):
         n = min(width, stop - r)
@@ -129,7 +140,7 @@ def entropy_rows(x, out, K, B, mask, strides, W, start, stop):
     """Rows start to stop of the entropy of softmax(x): log(sum) - E u, both parts positive."""
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = np.zeros(0 if W is None else tile_size(K, width), out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
     table = np.zeros((LINES, width), out.dtype)
     ones = splat(one, 1.0)
     for r in range(start, stop, width):
@@ -145,17 +156,16 @@ def entropy_rows(x, out, K, B, mask, strides, W, start, stop):
 
 
 @inline
-def first_maximum(one, x, a, stride, K, top):
+def first_maximum(one, x, a, K, top):
     """The class of the first maximum of a row."""
+    tops, ones, zero = splat(one, top), splat(one, 1.0), splat(one, 0.0)
     k = 0
-    if stride == 1:
-        tops, ones, zero = splat(one, top), splat(one, 1.0), splat(one, 0.0)
-        while k + 2 * LANES <= K:
-            here = where_equal(load(one, x, a + k), tops, ones, zero)
-            if sum_of_lanes(add(here, where_equal(load(one, x, a + k + LANES), tops, ones, zero))) > 0:
-                break
-            k += 2 * LANES
-    while k < K - 1 and entry(one, x, a + k * stride, None, 0) != top:
+    while k + 2 * LANES <= K:
+        here = where_equal(load(one, x, a + k), tops, ones, zero)
+        if sum_of_lanes(add(here, where_equal(load(one, x, a + k + LANES), tops, ones, zero))) > 0:
+            break
+        k += 2 * LANES
+    while k < K - 1 and load_one(one, x, a + k) != top:
         k += 1
     return k
 
@@ -168,7 +178,7 @@ def evaluation_rows(x, labels, predicted, confidence, nll, brier, K, B, W, start
     """
     one = 1.0
     width = LANES if W is None else W
-    tile = np.zeros(0 if W is None else tile_size(K, width))
+    tile = tile_of(0 if W is None else whole_fours(K) * width, nll.dtype)
     table = np.zeros((LINES, width))
     ones = splat(one, 1.0)
     for r in range(start, stop, width):
@@ -187,4 +197,10 @@ def evaluation_rows(x, labels, predicted, confidence, nll, brier, K, B, W, start
             wrong = add(add(squares, divide(ones, multiply(total, total))), subtract(ones, add(p, p)))
             store_part(brier, r + j, part, where_equal(at_label, splat(one, 0.0), right, wrong))
         for j in range(n):
-            predicted[r + j] = first_maximum(one, x, place(r + j, K, B), B, K, table[TOP, j])
+            if W is None:
+                predicted[r + j] = first_maximum(one, x, (r + j) * K, K, table[TOP, j])
+            else:
+                k = 0
+                while k < K - 1 and tile[k * W + j] != table[TOP, j]:
+                    k += 1
+                predicted[r + j] = k

@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
+from softargmax.kernels import LANES as LANES
 
 
 class Vector(types.Type):
@@ -463,9 +463,10 @@ _LN2 = {
 
 @intrinsic
 def exp(typing, a):
-    """exp of lanes <= 0: within 0.9 ulp; -inf and what lies below the normal range give 0; NaN stays."""
+    """exp of lanes <= 0: within 0.95 ulp; -inf and what lies below the normal range give 0; NaN stays."""
     single = a.element == types.float32
-    magic, bits, bias, lowest = (12582912.0, 23, 127, -87.9) if single else (6755399441055744.0, 52, 1023, -709.0)
+    # adding `magic`, 1.5 * 2^bits and the bias of exponents, rounds to an integer and leaves its biased bits at the end
+    magic, bits, lowest = (12582912.0 + 127, 23, -87.9) if single else (6755399441055744.0 + 1023, 52, -709.0)
     polynomial = [_float32(c) for c in _EXP32] if single else _EXP64
     high, low = _LN2[a.element]
     log2e = _float32(1.4426950408889634) if single else 1.4426950408889634
@@ -479,17 +480,23 @@ def exp(typing, a):
         def fma(x, y, z):
             return _fma(context, builder, a.element, x, y, z)
 
-        # at `lowest` the exponent below is -127 (-1023), whose bits are the number 0: one comparison serves -inf too
+        # at `lowest` the biased exponent is 0, which makes the power 0: one comparison serves -inf too
         bound = all_lanes(lowest)
         x = builder.select(builder.fcmp_ordered("<", args[0], bound), bound, args[0])
-        shifted = fma(x, all_lanes(log2e), all_lanes(magic))  # the low bits of `shifted` are now the nearest integer
+        shifted = fma(x, all_lanes(log2e), all_lanes(magic))
         n = builder.fsub(shifted, all_lanes(magic))
-        r = fma(n, all_lanes(-low), fma(n, all_lanes(-high), x))
-        exponent = builder.add(builder.bitcast(shifted, _lanes_of(integer)), _constant(integer, bias))
-        power = builder.bitcast(builder.shl(exponent, _constant(integer, bits)), _lanes_of(element))
+        near = fma(n, all_lanes(-high), x)
+        r = fma(n, all_lanes(-low), near)
+        biased = builder.bitcast(shifted, _lanes_of(integer))
+        power = builder.bitcast(builder.shl(biased, _constant(integer, bits)), _lanes_of(element))
+        fused = _has(context, "fma")
         value = all_lanes(polynomial[-1])
-        for coefficient in polynomial[-2::-1]:
+        for coefficient in polynomial[-2::-1] if fused else polynomial[-2:1:-1]:
             value = fma(value, r, all_lanes(coefficient))
+        if not fused:  # each step rounds twice: 1 + (r + (r^2 q + what r lost)) makes up for it
+            lost = builder.fsub(builder.fsub(near, r), builder.fmul(n, all_lanes(low)))
+            rest = builder.fadd(builder.fmul(value, builder.fmul(r, r)), lost)
+            value = builder.fadd(builder.fadd(rest, r), all_lanes(1.0))
         return builder.fmul(value, power)
 
     return a(a), generate

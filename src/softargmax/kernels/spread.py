@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from softargmax.kernels._compile import kernel
-from softargmax.kernels._parts import BLOCK, two_sum
+from softargmax.kernels._parts import CHAIN, two_sum
 from softargmax.kernels.simd import (
     LANES,
     add,
@@ -34,7 +34,7 @@ def row_spread_rows(x, K, top, lowest, mean, n_low, start, stop):
         i = 0
         while i < K:
             s = zero
-            end = min(K, i + BLOCK)
+            end = min(K, i + CHAIN * LANES)
             while i + LANES <= end:
                 prefetch(x, a + K + i)
                 v = load(one, x, a + i)

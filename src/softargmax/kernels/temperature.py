@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from softargmax.kernels import SHORT
 from softargmax.kernels._compile import inline, kernel
-from softargmax.kernels._parts import BLOCK, FAR, row_max, two_sum
+from softargmax.kernels._parts import CHAIN, FAR, row_max, two_sum
+from softargmax.kernels._tiles import load_tile, tile_max, tile_of, whole_fours
 from softargmax.kernels.simd import (
     LANES,
     add,
+    divide,
     exp,
     load,
     load_part,
     log,
-    max_of_lanes,
     maximum,
     multiply,
     multiply_add,
     prefetch,
     splat,
+    store,
     subtract,
     sum_of_lanes,
 )
@@ -36,7 +39,7 @@ def _moments(one, x, a, K, m, inverse_temperature):
     i = 0
     while i < K:
         s0, s1, s2 = zero, zero, zero
-        end = min(K, i + BLOCK)
+        end = min(K, i + CHAIN * LANES)
         while i + LANES <= end:
             prefetch(x, a + K + i)
             u = maximum(multiply(subtract(load(one, x, a + i), vm), vt), far)
@@ -61,13 +64,20 @@ def _moments(one, x, a, K, m, inverse_temperature):
 
 
 @inline
-def _moments_of_one_vector(one, x, a, K, inverse_temperature):
-    v = load_part(one, x, a, K, -np.inf)
-    m = max_of_lanes(v)
-    u = maximum(multiply(subtract(v, splat(one, m)), splat(one, inverse_temperature)), splat(one, FAR))
-    e = exp(u)
-    eu = multiply(e, u)
-    return m, sum_of_lanes(e), sum_of_lanes(eu), sum_of_lanes(multiply(eu, u))
+def _moments_of_tile(one, tile, K, top, inverse_temperature):
+    """The same of the 16 rows of a tile, K at most 24: too few to need a compensated total."""
+    vt = splat(one, inverse_temperature)
+    far = splat(one, FAR)
+    s0 = splat(one, 0.0)
+    s1, s2 = s0, s0
+    for k in range(K):
+        u = maximum(multiply(subtract(load(one, tile, k * LANES), top), vt), far)
+        e = exp(u)
+        eu = multiply(e, u)
+        s0 = add(s0, e)
+        s1 = add(s1, eu)
+        s2 = multiply_add(eu, u, s2)
+    return s0, s1, s2
 
 
 @kernel
@@ -78,34 +88,33 @@ def temperature_objective_rows(x, labels, weights, K, inverse_temperatures, sums
     curvature = Var_p u + E_p u - u_y. Rows hold no NaN and no +inf.
     """
     one = 1.0
-    row_sums = np.ones(LANES)
-    block_weights = np.zeros(LANES)
-    r = start
-    while r < stop:
+    tile = tile_of(whole_fours(min(K, SHORT)) * LANES, sums.dtype)
+    tops, at_label, w, s, s1, s2 = np.zeros((6, LANES))
+    s += 1.0
+    for r in range(start, stop, LANES):
         n = min(LANES, stop - r)
+        if K <= SHORT:
+            load_tile(one, x, r, n, K, 1, tile, LANES)
+            store(tops, 0, tile_max(one, tile, 0, LANES, K))
         for j in range(LANES):
-            block_weights[j] = weights[r + j] if j < n else 0.0
+            w[j] = weights[r + j] if j < n else 0.0
+        for j in range(n):
+            if K > SHORT:
+                tops[j] = row_max(one, x, (r + j) * K, None, 0, K)
+            at_label[j] = np.float64(x[(r + j) * K + labels[r + j]]) - tops[j]
         for t in range(len(inverse_temperatures)):  # the rows of a block are in cache from the second T on
             beta = inverse_temperatures[t]
-            linear = 0.0
-            slope = 0.0
-            curvature = 0.0
-            for j in range(n):
-                a = (r + j) * K
-                if K <= LANES:
-                    m, s, s1, s2 = _moments_of_one_vector(one, x, a, K, beta)
-                else:
-                    m = row_max(one, x, a, None, 0, K)
-                    s, s1, s2 = _moments(one, x, a, K, m, beta)
-                w = block_weights[j]
-                u_label = (np.float64(x[a + labels[r + j]]) - m) * beta
-                mean = s1 / s
-                row_sums[j] = s
-                linear -= w * u_label
-                slope += w * (u_label - mean)
-                curvature += w * (s2 / s - mean * mean + mean - u_label)
-            logs = log(load(one, row_sums, 0))  # one log for 16 rows
-            sums[t, 0] += linear + sum_of_lanes(multiply(load(one, block_weights, 0), logs))
-            sums[t, 1] += slope
-            sums[t, 2] += curvature
-        r += n
+            if K <= SHORT:
+                m0, m1, m2 = _moments_of_tile(one, tile, K, load(one, tops, 0), beta)
+            else:
+                for j in range(n):
+                    s[j], s1[j], s2[j] = _moments(one, x, (r + j) * K, K, tops[j], beta)
+                m0, m1, m2 = load(one, s, 0), load(one, s1, 0), load(one, s2, 0)
+            u_label = multiply(load(one, at_label, 0), splat(one, beta))
+            mean = divide(m1, m0)
+            above = subtract(mean, u_label)
+            variance = subtract(divide(m2, m0), multiply(mean, mean))
+            lanes = load(one, w, 0)
+            sums[t, 0] += sum_of_lanes(multiply(lanes, subtract(log(m0), u_label)))
+            sums[t, 1] -= sum_of_lanes(multiply(lanes, above))
+            sums[t, 2] += sum_of_lanes(multiply(lanes, add(variance, above)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from softargmax._checks import WrongKindError, at, first_true
 from softargmax.backends import Backend, backend_of, beside
+from softargmax.backends import numpy as numpy_backend
 from softargmax.typing import Array
 
 HALVES = ("float16", "bfloat16")
@@ -34,6 +35,8 @@ class Rows:
     """The dtype of arithmetic and of sums: float32 for half precision."""
     shape: tuple[Any, ...]
     axis: int
+    lent: tuple[Backend, Any] | None = None
+    """Where `source` is the memory of an array of another library: that library and array (see `in_numpy`)."""
 
     @classmethod
     def of(cls, logits: Any, axis: Any, mask: Any = None, *, name: str = "logits") -> Rows:
@@ -48,6 +51,28 @@ class Rows:
         axis = _checked_axis(name, shape, axis)
         given = None if mask is None else bool_mask(lib, mask, array, shape, name=name)
         return cls(lib, array, given, dtype, computed, shape, axis)
+
+    def in_numpy(self, *others: Any) -> Rows | None:
+        """The same rows as NumPy's, which has kernels for them; None where the definitions must run.
+
+        `others` are the further arguments of the call. bfloat16 is int16 here: only kernels may read it.
+        """
+        if self.lib.name == "numpy":
+            return self
+        lib = self.lib
+        if not lib.in_numpy(self.source, self.given_mask, *others):
+            return None
+        mask = None if self.given_mask is None else lib.memory(self.given_mask)
+        dtypes = lib.memory_dtype(self.dtype), lib.memory_dtype(self.computed)
+        lent = (lib, self.source)
+        return Rows(numpy_backend.BACKEND, lib.memory(self.source), mask, *dtypes, self.shape, self.axis, lent)
+
+    def beside(self, name: str, value: Any) -> tuple[Any, Array | None]:
+        """An argument beside the logits as an array of `lib`, and its values where they are known."""
+        if self.lent is None:
+            return beside(self.lib, name, value, self.source)
+        _, known = beside(self.lent[0], name, value, self.lent[1])
+        return known, known
 
     @property
     def values(self) -> Any:
@@ -262,7 +287,7 @@ def row_temperatures(temperature: Any, rows: Rows) -> Any | None:
     if isinstance(temperature, (int, float)) and temperature == 1:
         return None
     lib, xp = rows.lib, rows.lib.xp
-    array, known = beside(lib, "temperature", temperature, rows.source)
+    array, known = rows.beside("temperature", temperature)
     result_dtypes(lib, "temperature", array)
     if known is not None:
         wrong = ~(known >= 0)  # also NaN

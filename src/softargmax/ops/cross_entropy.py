@@ -19,7 +19,7 @@ from softargmax._checks import (
     row_weights,
     sum_tolerance,
 )
-from softargmax.backends import Backend, beside
+from softargmax.backends import Backend
 from softargmax.backends import numpy as numpy_backend
 from softargmax.kernels import buffers
 from softargmax.ops._rows import FLOATS, INTEGERS, Rows, in_range, result_dtypes, same_shape, times_power
@@ -29,7 +29,7 @@ from softargmax.ops.softmax import (
     log_probabilities,
     sum_of_rows,
 )
-from softargmax.typing import Array, Labels, Logits, Mask, Targets, Weights
+from softargmax.typing import Array, IntArray, Labels, Logits, Mask, Targets, Weights
 
 _LARGE = 1e30  # of a factor that float32 multiplies probabilities by: a product with 0 must not meet infinity
 
@@ -76,7 +76,32 @@ def cross_entropy(
     0.3185
     """
     check_reduction(reduction, empty)
-    problem = _problem(logits, labels_or_targets, axis, mask, class_weights, weights, ignore_index, label_smoothing)
+    options: dict[str, Any] = {"axis": axis, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    problem = _problem(logits, labels_or_targets, mask, class_weights, weights, **options)
+    loss = _loss(problem, reduction, empty)
+    if problem.rows.lent is None:
+        return loss
+    lib, array = problem.rows.lent
+    index: Any = problem.labels
+    counts: Any = problem.counts
+    power = problem.exponent
+
+    def gradient(g: Any, z: Any, _: Any, mask: Any, *weights: Any) -> Any | None:
+        denominator, exponent = _denominator(counts, power, reduction)
+        with np.errstate(all="ignore"):
+            factors = times_power(counts / denominator, exponent) * lib.memory(g).reshape(-1)
+        result = _at_labels(Rows.of(z, axis, mask), index, factors)
+        return None if result is None else lib.from_memory(result[1])
+
+    def again(z: Any, *arrays: Any) -> Any:
+        return _loss(_problem(z, *arrays, **options, kernels=False), reduction, empty)
+
+    return lib.differentiable(
+        lib.from_memory(loss), gradient, again, array, labels_or_targets, mask, class_weights, weights
+    )
+
+
+def _loss(problem: _Problem, reduction: Reduction, empty: Empty) -> Any:
     lib = problem.rows.lib
 
     def of_part(z: Any, mask: Any, *columns: Any) -> tuple[Any, Any]:
@@ -129,7 +154,8 @@ def cross_entropy_and_grad(
     array([[-0.341,  0.242,  0.099]])
     """
     check_reduction(reduction, empty)
-    problem = _problem(logits, labels_or_targets, axis, mask, class_weights, weights, ignore_index, label_smoothing)
+    options: dict[str, Any] = {"axis": axis, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    problem = _problem(logits, labels_or_targets, mask, class_weights, weights, **options, kernels=False)
     rows = problem.rows
     if rows.lib.name != "numpy":
         raise WrongKindError(
@@ -141,18 +167,32 @@ def cross_entropy_and_grad(
 
     counts = problem.counts
     totals = rows.by_part(total_of_part, *problem.columns) if counts is None else counts
-    denominator, exponent = (float(totals.sum()), 0) if reduction == "mean" else (1.0, problem.exponent)
+    denominator, exponent = _denominator(totals, problem.exponent, reduction)
     with np.errstate(all="ignore"):
-        factors = times_power(totals / (denominator or 1.0), exponent)
+        factors = times_power(totals / denominator, exponent)
         run = numpy_backend.kernel("cross_entropy") if counts is not None and factors.max(initial=0) < _LARGE else None
         if run is not None:
             gradient = buffers.empty(rows.shape, np.dtype(rows.dtype))
             of_rows = run(rows.contiguous(), rows.axis, problem.labels, factors, rows.given_mask, gradient)
             losses = rows.reduced(_counted(totals, of_rows))
         else:
-            losses, gradient = _by_definition(problem, denominator or 1.0, exponent)
+            losses, gradient = _by_definition(problem, denominator, exponent)
         loss = reduce_losses(rows.lib, losses, totals, reduction, empty, exponent=problem.exponent)
         return _scalar(np.asarray(loss).astype(rows.computed)), gradient
+
+
+def _denominator(totals: Array, exponent: int, reduction: Reduction) -> tuple[float, int]:
+    """What the loss divides by, and the exponent of the power of two that it is multiplied by."""
+    return (float(totals.sum()) or 1.0, 0) if reduction == "mean" else (1.0, exponent)
+
+
+def _at_labels(rows: Rows, labels: IntArray, factors: Array) -> tuple[Array, Array] | None:
+    """-log p of the labels, and its gradient times the row's factor, by the kernel; None where it cannot."""
+    near, run = rows.in_numpy(), numpy_backend.kernel("cross_entropy")
+    if near is None or run is None or not np.abs(factors).max(initial=0) < _LARGE:  # or NaN
+        return None
+    gradient = buffers.empty(near.shape, near.dtype)
+    return run(near.contiguous(), near.axis, labels, factors, near.given_mask, gradient), gradient
 
 
 def _counted(counts: Array, losses: Array) -> Array:
@@ -187,15 +227,40 @@ def log_prob(logits: Logits, labels: Labels, /, *, axis: int = -1, mask: Mask | 
     array([-0.417, -0.22 ])
     """
     rows = Rows.of(logits, axis, mask)
-    lib, xp = rows.lib, rows.lib.xp
     if rows.n_classes == 0 and 0 not in rows.reduced_shape:
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
-    given, known = beside(lib, "labels", labels, rows.source)
-    index, _ = _checked_labels(rows, given, known if _all_known(rows) else None, None)
-    run = numpy_backend.kernel("label_loss") if lib.name == "numpy" and rows.n_classes else None
-    if run is not None:
-        with lib.quiet():
-            return rows.reduced(0.0 - run(rows.contiguous(), rows.axis, rows.given_mask, index))
+    near = rows.in_numpy(labels)
+    run = numpy_backend.kernel("label_loss") if near is not None and rows.n_classes else None
+    if near is None or run is None:
+        return _log_prob(rows, labels)
+    lib, index = rows.lib, _labels(near, labels)
+    with near.lib.quiet():
+        values = near.reduced(0.0 - run(near.contiguous(), near.axis, near.given_mask, index))
+
+    def gradient(g: Any, z: Any, _: Any, mask: Any) -> Any | None:
+        result = _at_labels(Rows.of(z, axis, mask), index, -lib.memory(g).astype(np.float64).reshape(-1))
+        if result is None:
+            return None
+        losses, gradient = result
+        impossible = losses == np.inf
+        if impossible.any():  # there the value is -inf, and nothing moves it
+            np.moveaxis(gradient, axis, -1)[impossible.reshape(tuple(g.shape))] = 0
+        return lib.from_memory(gradient)
+
+    def again(z: Any, labels: Any, mask: Any) -> Any:
+        return _log_prob(Rows.of(z, axis, mask), labels)
+
+    return lib.differentiable(lib.from_memory(values), gradient, again, rows.source, labels, rows.given_mask)
+
+
+def _labels(rows: Rows, labels: Any) -> Any:
+    given, known = rows.beside("labels", labels)
+    return _checked_labels(rows, given, known if _all_known(rows) else None, None)[0]
+
+
+def _log_prob(rows: Rows, labels: Any) -> Any:
+    lib, xp = rows.lib, rows.lib.xp
+    index = _labels(rows, labels)
 
     def of_part(z: Any, mask: Any, label: Any) -> Any:
         hit = lib.positions(z) == xp.expand_dims(label, axis=-1)
@@ -239,15 +304,17 @@ class _Problem:
 def _problem(
     logits: Logits,
     labels_or_targets: Any,
-    axis: int,
     mask: Mask | None,
     class_weights: Weights | None,
     weights: Weights | None,
+    *,
+    axis: int,
     ignore_index: int | None,
     label_smoothing: float,
+    kernels: bool = True,
 ) -> _Problem:
+    """With kernels, plain labels beside logits in memory that NumPy can compute in are a problem of NumPy's."""
     rows = Rows.of(logits, axis, mask)
-    lib, xp = rows.lib, rows.lib.xp
     if rows.n_classes == 0 and 0 not in rows.reduced_shape:
         raise ValueError(f"logits must have at least one class; got shape {rows.shape}")
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float, np.floating)):
@@ -256,6 +323,12 @@ def _problem(
         raise ValueError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
         raise TypeError(f"ignore_index must be an integer; got {ignore_index!r}")
+    given, known = rows.beside("labels", labels_or_targets)
+    if kernels and not label_smoothing and len(rows.lib.shape(given)) != len(rows.shape):
+        near = rows.in_numpy(labels_or_targets, mask, class_weights, weights)
+        if near is not None and near is not rows:
+            rows, given = near, known
+    lib, xp = rows.lib, rows.lib.xp
 
     row_weight, row_exponent, wrong = _weights(rows, "weights", weights, row_weights, rows.reduced_of)
     per_class, class_exponent, wrong_classes = _weights(
@@ -269,7 +342,6 @@ def _problem(
     if rows.mask is not None:
         row_weight = xp.where(xp.any(rows.mask, axis=-1), row_weight, xp.zeros_like(one))
 
-    given, known = beside(lib, "labels", labels_or_targets, rows.source)
     known = known if _all_known(rows) else None
     labels = targets = None
     if len(lib.shape(given)) == len(rows.shape):
@@ -321,7 +393,7 @@ def _weights(
     if value is None:
         return None, 0, None
     lib, xp = rows.lib, rows.lib.xp
-    given, known = beside(lib, name, value, rows.source)
+    given, known = rows.beside(name, value)
     result_dtypes(lib, name, given)
     shape = part_of(rows.shape)
     fits = same_shape(lib.shape(given), shape)

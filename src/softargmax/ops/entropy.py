@@ -7,9 +7,8 @@ from typing import Any
 
 from softargmax._checks import WrongKindError
 from softargmax.backends import Backend, beside
-from softargmax.backends import numpy as numpy_backend
 from softargmax.ops._rows import Rows, same_shape
-from softargmax.ops.softmax import exponents_of, log_probabilities, sum_of_rows
+from softargmax.ops.softmax import exponents_of, log_probabilities, one_number_a_row, sum_of_rows
 from softargmax.typing import Logits, Mask
 
 # (exp(d) - 1 - d) / d**2 for -1 < d < 1: the last term is below 1e-17 of the sum
@@ -30,11 +29,11 @@ def entropy(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None) -> A
     >>> entropy([[0.0, 0.0], [100.0, 0.0]]).round(4)
     array([0.6931, 0.    ])
     """
-    rows = Rows.of(logits, axis, mask)
+    return one_number_a_row("entropy", _entropy, Rows.of(logits, axis, mask), sign=-1.0)
+
+
+def _entropy(rows: Rows) -> Any:
     lib, xp = rows.lib, rows.lib.xp
-    run = numpy_backend.kernel("entropy") if lib.name == "numpy" and rows.n_classes else None
-    if run is not None:
-        return rows.reduced(run(rows.contiguous(), rows.axis, rows.given_mask))
 
     def of_part(z: Any, mask: Any) -> Any:
         if rows.n_classes == 0:

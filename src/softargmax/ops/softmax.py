@@ -22,6 +22,8 @@ from softargmax.typing import Array, Float64Array, IntArray, Logits, Mask
 # Between these 1/T is a normal number of either dtype, and a difference that overflows still is far below any exp.
 _ORDINARY_TEMPERATURES = (1e-36, 1e36)
 
+_ONE, _NO_ROWS = np.ones(1), np.empty(0, np.int64)
+
 # exp of it is 0 in every dtype
 _NO_PROBABILITY = -1e4
 
@@ -56,12 +58,10 @@ def softmax(
     >>> softmax([2.0, 1.0, 0.1], temperature=0)
     array([1., 0., 0.])
     """
-    rows = Rows.of(logits, axis, mask)
-    temperatures = row_temperatures(temperature, rows)
-    target = None if out is None else checked_out(out, rows)
-    if rows.lib.name == "numpy":
-        return _on_numpy("softmax", definition_of_softmax, rows, temperatures, target)
-    return _elsewhere(definition_of_softmax, rows, temperatures, target)
+    plain = numpy_backend.softmax_of_plain(logits, axis, temperature, mask, out)
+    if plain is not None:
+        return plain
+    return _softmax("softmax", definition_of_softmax, Rows.of(logits, axis, mask), temperature, out)
 
 
 def log_softmax(
@@ -81,12 +81,10 @@ def log_softmax(
     >>> float(log_softmax([16.942385, 0.0])[0])  # not 0
     -4.38...e-08
     """
-    rows = Rows.of(logits, axis, mask)
-    temperatures = row_temperatures(temperature, rows)
-    target = None if out is None else checked_out(out, rows)
-    if rows.lib.name == "numpy":
-        return _on_numpy("log_softmax", definition_of_log_softmax, rows, temperatures, target)
-    return _elsewhere(definition_of_log_softmax, rows, temperatures, target)
+    plain = numpy_backend.softmax_of_plain(logits, axis, temperature, mask, out, log=True)
+    if plain is not None:
+        return plain
+    return _softmax("log_softmax", definition_of_log_softmax, Rows.of(logits, axis, mask), temperature, out)
 
 
 def logsumexp(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None, keepdims: bool = False) -> Array:
@@ -103,16 +101,86 @@ def logsumexp(logits: Logits, /, *, axis: int = -1, mask: Mask | None = None, ke
     1000.69...
     """
     rows = Rows.of(logits, axis, mask)
-    lib, xp = rows.lib, rows.lib.xp
-    run = numpy_backend.kernel("logsumexp") if lib.name == "numpy" and rows.n_classes else None
-    if run is not None:
-        values = rows.reduced(run(rows.contiguous(), rows.axis, rows.given_mask))
-    else:
-        values = rows.reduced(rows.by_part(lambda z, _: definition_of_logsumexp(z, lib)))
-    return xp.expand_dims(values, axis=rows.axis) if keepdims else values
+
+    def by_definition(rows: Rows) -> Any:
+        return rows.reduced(rows.by_part(lambda z, _: definition_of_logsumexp(z, rows.lib)))
+
+    values = one_number_a_row("logsumexp", by_definition, rows)
+    return rows.lib.xp.expand_dims(values, axis=rows.axis) if keepdims else values
 
 
 # ---- rows through the kernels where there are any, else through the definitions ----
+
+
+def one_number_a_row(name: str, by_definition: Callable[[Rows], Any], rows: Rows, *, sign: float = 1.0) -> Any:
+    """logsumexp or entropy of rows. `sign` goes with the gradient that the kernel gives."""
+    near = rows.in_numpy()
+    run = numpy_backend.kernel(name) if near is not None and rows.n_classes else None
+    if near is None or run is None:
+        return by_definition(rows)
+    lib, axis = rows.lib, rows.axis
+    values = lib.from_memory(near.reduced(run(near.contiguous(), axis, near.given_mask)))
+
+    def gradient(g: Any, z: Any, mask: Any) -> Any:
+        scale = sign * lib.memory(g).astype(np.float64).reshape(-1)
+        return _gradient(f"{name}_gradient", Rows.of(z, axis, mask), None, None, scale)
+
+    def again(z: Any, mask: Any) -> Any:
+        return by_definition(Rows.of(z, axis, mask))
+
+    return lib.differentiable(values, gradient, again, rows.source, rows.given_mask)
+
+
+def _softmax(name: str, definition: Callable[..., Any], rows: Rows, temperature: Any, out: Any | None) -> Any:
+    lib, axis = rows.lib, rows.axis
+    target = None if out is None else checked_out(out, rows)
+    near = rows.in_numpy(temperature)
+    if near is None:
+        return _elsewhere(definition, rows, row_temperatures(temperature, rows), target)
+    memory = None if target is None else lib.memory(target)
+    values = None
+    if near is not rows:  # for NumPy's own this was tried
+        last = -1 if axis == len(rows.shape) - 1 else axis
+        log = name == "log_softmax"
+        values = numpy_backend.softmax_of_plain(near.source, last, temperature, near.given_mask, memory, log=log)
+    if values is None:
+        temperatures = row_temperatures(temperature, near)
+        if near.dtype == np.int16 and temperatures is not None and len(_beyond(temperatures[:, 0], near.n)):
+            single = Rows.of(lib.xp.astype(rows.source, rows.computed), axis, rows.given_mask)
+            result = lib.xp.astype(_softmax(name, definition, single, temperature, None), rows.dtype)
+            return result if target is None else _put_into(target, result)
+        values = _on_numpy(name, definition, near, temperatures, memory)
+    if target is not None:
+        return lib.written(target)
+
+    def gradient(g: Any, z: Any, temperature: Any, mask: Any) -> Any | None:
+        return _gradient(f"{name}_gradient", Rows.of(z, axis, mask), temperature, lib.memory(g))
+
+    def again(z: Any, temperature: Any, mask: Any) -> Any:
+        rows = Rows.of(z, axis, mask)
+        return _elsewhere(definition, rows, row_temperatures(temperature, rows), None)
+
+    return lib.differentiable(lib.from_memory(values), gradient, again, rows.source, temperature, rows.given_mask)
+
+
+def _gradient(
+    name: str, rows: Rows, temperature: Any | None, g: Array | None, scale: Float64Array | None = None
+) -> Any | None:
+    """The gradient at the rows by a kernel: g comes in for every entry, or `scale` for every row."""
+    near, run = rows.in_numpy(temperature), numpy_backend.kernel(name)
+    if near is None or run is None:
+        return None
+    temperatures = None if temperature is None else row_temperatures(temperature, near)
+    column = _ONE if temperatures is None else temperatures[:, 0]
+    if temperatures is not None and len(_beyond(column, near.n)):
+        return None
+    if scale is None:
+        with np.errstate(divide="ignore"):
+            scale = 1.0 / column
+    g = None if g is None else np.ascontiguousarray(g)
+    out = buffers.empty(near.shape, near.dtype)
+    run(near.contiguous(), near.axis, g, scale, column, near.given_mask, out)
+    return rows.lib.from_memory(out)
 
 
 def _elsewhere(definition: Callable[..., Any], rows: Rows, temperatures: Any | None, target: Any | None) -> Any:
@@ -121,8 +189,10 @@ def _elsewhere(definition: Callable[..., Any], rows: Rows, temperatures: Any | N
         return rows.lib.xp.astype(result, rows.dtype, copy=False)  # here, so that no float32 of the whole is made
 
     result = rows.restored(rows.by_part(of_part, temperatures))
-    if target is None:
-        return result
+    return result if target is None else _put_into(target, result)
+
+
+def _put_into(target: Any, result: Any) -> Any:
     target[...] = result
     return target
 
@@ -136,8 +206,8 @@ def _on_numpy(
     target: Array | None,
 ) -> Array:
     """Into `target` itself if its layout allows; every row alike, whatever the others' temperatures."""
-    column = np.ones((1, 1)) if temperatures is None else temperatures
-    beyond = _beyond(column[:, 0], rows.n)
+    column = _ONE[:, None] if temperatures is None else temperatures
+    beyond = _NO_ROWS if temperatures is None else _beyond(column[:, 0], rows.n)
     apart = _in_float64(definition, rows, beyond, column) if len(beyond) else None  # `out` may be the same memory
     run = numpy_backend.kernel(name)
     direct = target is not None and target.flags.c_contiguous and target.flags.aligned
