@@ -26,8 +26,10 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
-inline = numba.njit(forceinline=True, **_OPTIONS)
-"""For the pieces that kernels are made of: compiled into each kernel that uses them."""
+_OF_PIECES = _OPTIONS | {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+inline = numba.njit(**_OF_PIECES)
+"""For the pieces that kernels are made of: compiled into each kernel that uses them, not to be called from Python."""
 
 
 def kernel(function: Any) -> Any:
@@ -45,21 +47,27 @@ def kernel(function: Any) -> Any:
     return dispatcher
 
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def interrupts_after() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block: raised in a callback of LLVM it would be printed and lost."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    """Ctrl-C and its like take effect at the end of the block: raised in a callback of LLVM they would be lost."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread() or not handlers:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            before(*came[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in came[:1]:
+            handlers[number](number, frame)  # type: ignore[operator]
 
 
 def _source_stamp() -> str:

@@ -35,9 +35,9 @@ def whole_fours(K):
 
 
 @inline
-def tile_of(size, dtype):
+def tile_of(size, one):
     """Memory for a tile of W rows (whole_fours(K) * W numbers), from the beginning of a cache line on."""
-    memory = np.zeros(size + 16, dtype)
+    memory = np.zeros(size + 16, np.asarray(one).dtype)
     return memory[(64 - np.int64(memory.ctypes.data) % 64) % 64 // memory.itemsize :]
 
 
@@ -46,7 +46,7 @@ def load_tile(one, x, r, n, K, B, tile, W):
     """Rows r to r + n - 1 into a tile; of the last axis only rows of at most 16 entries."""
     if B == 1:
         j = 0
-        while j + LANES <= n and (r + j + LANES - 1) * K + whole_fours(K) <= len(x):  # it reads whole fours
+        while j + LANES <= n and (r + j + LANES - 1) * K + whole_fours(K) <= x.size:  # it reads whole fours
             for k in range(0, K, 4):
                 load_columns(one, x, (r + j) * K + k, K, tile, k * W + j, W)
             j += LANES

@@ -138,8 +138,8 @@ def scale_and_sum_tile(one, tile, j, W, K, factors):
 def cross_entropy_tiles(x, labels, factors, losses, gradient, K, B, mask, strides, W, start, stop):
     """The same along the middle axis of (A, K, B)."""
     one = losses.dtype.type(1)
-    tile = tile_of(whole_fours(K) * W, losses.dtype)
-    staging = tile_of(W * K + 4 if B == 1 else 0, losses.dtype)
+    tile = tile_of(whole_fours(K) * W, one)
+    staging = tile_of(W * K + 4 if B == 1 else 0, one)
     tops, totals, rests, at_label, linear = np.zeros((5, W), losses.dtype)
     for r in range(start, stop, W):
         n = min(W, stop - r)

@@ -166,8 +166,8 @@ def gradient_tiles(kind, x, g, out, K, B, beta, step, scale, scale_step, mask, s
     one = beta.dtype.type(1)
     zero, ones = splat(one, 0.0), splat(one, 1.0)
     size = whole_fours(K) * W
-    tile, weights, result = tile_of(size, beta.dtype), tile_of(size, beta.dtype), tile_of(size, beta.dtype)
-    staging = tile_of(W * K + 4 if B == 1 else 0, beta.dtype)
+    tile, weights, result = tile_of(size, one), tile_of(size, one), tile_of(size, one)
+    staging = tile_of(W * K + 4 if B == 1 else 0, one)
     betas, scales, tops, rests = np.ones((4, W), beta.dtype)
     for r in range(start, stop, W):
         n = min(W, stop - r)

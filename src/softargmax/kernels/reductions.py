@@ -100,7 +100,7 @@ def logsumexp_rows(x, out, K, B, mask, strides, W, start, stop):
     """
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, one)
     table = np.zeros((LINES, width), out.dtype)
     for r in range(start, stop, width):
         n = min(width, stop - r)
@@ -122,7 +122,7 @@ def label_loss_rows(x, labels, out, K, B, mask, strides, W, start, stop):
     """Rows start to stop of -log softmax(x) at the labels; NaN where the label is negative."""
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, one)
     table = np.zeros((LINES, width), out.dtype)
     for r in range(start, stop, width):
         n = min(width, stop - r)
@@ -140,7 +140,7 @@ def entropy_rows(x, out, K, B, mask, strides, W, start, stop):
     """Rows start to stop of the entropy of softmax(x): log(sum) - E u, both parts positive."""
     one = out.dtype.type(1)
     width = LANES if W is None else W
-    tile = tile_of(0 if W is None else whole_fours(K) * width, out.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, one)
     table = np.zeros((LINES, width), out.dtype)
     ones = splat(one, 1.0)
     for r in range(start, stop, width):
@@ -178,7 +178,7 @@ def evaluation_rows(x, labels, predicted, confidence, nll, brier, K, B, W, start
     """
     one = 1.0
     width = LANES if W is None else W
-    tile = tile_of(0 if W is None else whole_fours(K) * width, nll.dtype)
+    tile = tile_of(0 if W is None else whole_fours(K) * width, one)
     table = np.zeros((LINES, width))
     ones = splat(one, 1.0)
     for r in range(start, stop, width):

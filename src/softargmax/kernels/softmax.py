@@ -181,14 +181,13 @@ def fill_betas(betas, beta, step, r, n):
     return plain
 
 
-@kernel
-def softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
-    """Rows start to stop of softmax(x / T) along the middle axis of (A, K, B)."""
-    one = beta.dtype.type(1)
-    tile = tile_of(whole_fours(K) * W, beta.dtype)
-    staging = tile_of(W * K + 4 if B == 1 else 0, beta.dtype)
-    betas = tile_of(W, beta.dtype)[:W]
-    tops = tile_of(W, beta.dtype)
+@inline
+def softmax_in_tiles(one, x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """The body of `softmax_tiles`."""
+    tile = tile_of(whole_fours(K) * W, one)
+    staging = tile_of(W * K + 4 if B == 1 else 0, one)
+    betas = tile_of(W, one)[:W]
+    tops = tile_of(W, one)
     plain = True
     for r in range(start, stop, W):
         n = min(W, stop - r)
@@ -214,6 +213,12 @@ def softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
                 outside = np.nan if np.isnan(count) else 0.0
                 fill_limit_row(one, x, a, B, mask, m, strides[1], K, bar, 1.0 / count, outside, tile, j, W)
         store_tile(one, tile, W, r, n, K, B, out, staging)
+
+
+@kernel
+def softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """Rows start to stop of softmax(x / T) along the middle axis of (A, K, B)."""
+    softmax_in_tiles(beta.dtype.type(1), x, out, K, B, beta, step, mask, strides, W, start, stop)
 
 
 @inline
@@ -258,14 +263,13 @@ def log_softmax_rows(x, out, K, beta, step, mask, mask_step, start, stop):
     log_softmax_between(beta.dtype.type(1), x, out, K, beta, step, mask, mask_step, start, stop)
 
 
-@kernel
-def log_softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
-    """The same along the middle axis of (A, K, B)."""
-    one = beta.dtype.type(1)
-    tile = tile_of(whole_fours(K) * W, beta.dtype)
-    staging = tile_of(W * K + 4 if B == 1 else 0, beta.dtype)
-    betas = tile_of(W, beta.dtype)[:W]
-    tops = tile_of(W, beta.dtype)
+@inline
+def log_softmax_in_tiles(one, x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """The body of `log_softmax_tiles`."""
+    tile = tile_of(whole_fours(K) * W, one)
+    staging = tile_of(W * K + 4 if B == 1 else 0, one)
+    betas = tile_of(W, one)[:W]
+    tops = tile_of(W, one)
     plain = True
     for r in range(start, stop, W):
         n = min(W, stop - r)
@@ -295,11 +299,18 @@ def log_softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
 
 
 @kernel
+def log_softmax_tiles(x, out, K, B, beta, step, mask, strides, W, start, stop):
+    """The same along the middle axis of (A, K, B)."""
+    log_softmax_in_tiles(beta.dtype.type(1), x, out, K, B, beta, step, mask, strides, W, start, stop)
+
+
+@kernel
 def softmax_of_short(x, out, beta):
     """Rows of an array of one or two dimensions, in one call without views or further arguments."""
-    betas = np.full(1, out.dtype.type(beta))
     K = x.shape[-1]
-    softmax_tiles(x.reshape(-1), out.reshape(-1), K, 1, betas, 0, None, (0, 0, 0), TILE_WIDTH, 0, x.size // K)
+    betas = (x.dtype.type(beta),)
+    one = x.dtype.type(1)
+    softmax_in_tiles(one, x, out, K, 1, betas, 0, None, (0, 0, 0), TILE_WIDTH, 0, x.size // K)
 
 
 @kernel
@@ -313,9 +324,10 @@ def softmax_of_long(x, out, beta):
 @kernel
 def log_softmax_of_short(x, out, beta):
     """As `softmax_of_short`."""
-    betas = np.full(1, out.dtype.type(beta))
     K = x.shape[-1]
-    log_softmax_tiles(x.reshape(-1), out.reshape(-1), K, 1, betas, 0, None, (0, 0, 0), TILE_WIDTH, 0, x.size // K)
+    betas = (x.dtype.type(beta),)
+    one = x.dtype.type(1)
+    log_softmax_in_tiles(one, x, out, K, 1, betas, 0, None, (0, 0, 0), TILE_WIDTH, 0, x.size // K)
 
 
 @kernel

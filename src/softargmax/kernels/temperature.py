@@ -88,7 +88,7 @@ def temperature_objective_rows(x, labels, weights, K, inverse_temperatures, sums
     curvature = Var_p u + E_p u - u_y. Rows hold no NaN and no +inf.
     """
     one = 1.0
-    tile = tile_of(whole_fours(min(K, SHORT)) * LANES, sums.dtype)
+    tile = tile_of(whole_fours(min(K, SHORT)) * LANES, one)
     tops, at_label, w, s, s1, s2 = np.zeros((6, LANES))
     s += 1.0
     for r in range(start, stop, LANES):
