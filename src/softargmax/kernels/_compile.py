@@ -53,8 +53,8 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 @contextlib.contextmanager
 def interrupts_after() -> Iterator[None]:
     """Ctrl-C and its like take effect at the end of the block: raised in a callback of LLVM they would be lost."""
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    found: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
     if threading.current_thread() is not threading.main_thread() or not handlers:
         yield
         return
@@ -67,7 +67,7 @@ def interrupts_after() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number, frame in came[:1]:
-            handlers[number](number, frame)  # type: ignore[operator]
+            handlers[number](number, frame)
 
 
 def _source_stamp() -> str:
