@@ -497,3 +497,12 @@ def test_logits_from_probs_takes_rounded_sums():
         assert np.isfinite(sa.logits_from_probs(p)).all()
     with pytest.raises(ValueError, match="row 0 sums to 1.00"):
         sa.logits_from_probs([[0.5, 0.5015]])
+
+
+@pytest.mark.parametrize("op", [sa.softmax, sa.log_softmax, sa.logsumexp, sa.entropy])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 40), (2, 3, 0), (2, 40, 0), (0, 3, 5)])
+def test_no_rows_with_a_mask(op, shape, engine):
+    mask = np.ones((3 if 3 in shape else 40, *(1 for _ in shape[2:])), bool)
+    wanted = shape if op in (sa.softmax, sa.log_softmax) else shape[:1] + shape[2:]
+    for each in (mask, np.ones(shape, bool)):
+        assert op(np.zeros(shape), axis=1, mask=each).shape == wanted

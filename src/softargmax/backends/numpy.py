@@ -148,7 +148,7 @@ class _Plan:
             fitting = min(_TILE_BYTES // (self.K * self.computed.itemsize), self.B, _WIDEST_TILE) // LANES * LANES
             self.W = max(fitting, TILE_WIDTH)
         self.mask, self.strides = None, (0, 0, 0)
-        if mask is not None:
+        if mask is not None and self.n:
             self.mask, self.strides = self._flat_mask(np.broadcast_to(np.ascontiguousarray(mask), x.shape))
 
     def _flat_mask(self, mask: Array) -> tuple[Array, tuple[int, int, int]]:
