@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 from softargmax._checks import (
     AbsentClassesWarning,
     CalibrationDegenerateWarning,
+    FewRowsWarning,
     LiftedLogitsWarning,
     LikelyProbabilitiesWarning,
+    NllRisesWarning,
 )
 from softargmax.ops import (
     binary_cross_entropy,
@@ -34,8 +36,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AbsentClassesWarning",
     "CalibrationDegenerateWarning",
+    "FewRowsWarning",
     "LiftedLogitsWarning",
     "LikelyProbabilitiesWarning",
+    "NllRisesWarning",
     "TemperatureScaling",
     "binary_cross_entropy",
     "cross_entropy",

@@ -40,6 +40,14 @@ class AbsentClassesWarning(UserWarning):
     """Some classes have no row in the calibration set."""
 
 
+class FewRowsWarning(UserWarning):
+    """Some classes have few rows in the calibration set, for a method that fits numbers of its own to each class."""
+
+
+class NllRisesWarning(UserWarning):
+    """A calibrator that does not minimise the NLL made it worse on the rows that it was fitted to."""
+
+
 class LiftedLogitsWarning(UserWarning):
     """Logits of -inf were replaced, and no finite logit said how far down."""
 

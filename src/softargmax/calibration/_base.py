@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from softargmax import ops
 from softargmax._checks import (
     AbsentClassesWarning,
+    FewRowsWarning,
     LiftedLogitsWarning,
     integer_labels,
     not_masked,
@@ -30,17 +31,20 @@ from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _BLOCK_ELEMENTS = 1 << 18
 _LARGEST_WEIGHT = 1e100  # sums and products of weights stay in range
+_FEW_ROWS = 10  # of a class, for a method that fits numbers of its own to each class
 
 
 class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Logits -> calibrated logits, fitted on logits with labels. A scikit-learn classifier whose features are logits.
 
     A method says what it fits in `_fit` and how it changes logits in `_transform`; it sees float64 or float32 rows
-    (n, K) that are finite (or -inf with `keep_zero`), labels in [0, K) and positive weights.
+    (n, K) that are finite (or -inf with `keep_zero`: see `_filled`), labels in [0, K) and positive weights.
     """
 
     preserves_argmax: bool
     """Whether the first maximum of X is always a maximum of predict_proba(X)."""
+    per_class: ClassVar[bool] = False
+    """Whether numbers are fitted to each class from its own rows, so that a class with few rows is said."""
 
     classes: Any
     keep_zero: bool
@@ -81,7 +85,15 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         labels out of range, weights negative, NaN or all zero. Warns: a class without a row, scores that look like
         probabilities.
         """
+        rows = self._prepared(X, y, sample_weight)
+        self._fit(rows.logits, rows.labels, rows.weights, rows.spread)
+        self._is_fitted = True
+        return self
+
+    def _prepared(self, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """What `fit` was given, checked, without the rows of weight 0, -inf lifted."""
         self.__dict__.pop("_is_fitted", None)  # a fit that fails leaves nothing that looks fitted
+        self._check_params()
         logits = self._logits(X, reset=True)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
@@ -109,9 +121,10 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         warn_if_probabilities(logits)
         self._check_enough(labels)
         logits, limits = self._lift(logits, labels, weights, spread)
-        self._fit(logits, labels, weights, limits)
-        self._is_fitted = True
-        return self
+        return Rows(logits, labels, weights, limits, counted)
+
+    def _check_params(self) -> None:
+        """Raise ValueError for an option that makes no sense; also called when a calibrator is loaded."""
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_is_fitted" in self.__dict__
@@ -235,18 +248,24 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
     def _check_enough(self, labels: IntArray) -> None:
         if len(labels) < 2:
             raise ValueError(f"calibration needs at least two rows; got n_samples = {len(labels)}")
-        present = np.bincount(labels, minlength=len(self.classes_)) > 0
+        counts = np.bincount(labels, minlength=len(self.classes_))
+        present = counts > 0
         if present.sum() == 1:
             only = self.classes_[labels[:1]].tolist()[0]
             raise ValueError(f"calibration needs rows of two classes or more; got one class only: {only!r}")
         self.absent_classes_ = self.classes_[~present]
         if len(self.absent_classes_):
-            some = ", ".join(str(c) for c in self.absent_classes_[:5])
-            more = ", …" if len(self.absent_classes_) > 5 else ""
             warn(
                 f"{len(self.absent_classes_)} of {len(self.classes_)} classes have no row in the calibration set: "
-                f"{some}{more}",
+                f"{_some(self.absent_classes_)}",
                 AbsentClassesWarning,
+            )
+        few = self.classes_[present & (counts < _FEW_ROWS)]
+        if self.per_class and len(few):
+            warn(
+                f"{len(few)} of {len(self.classes_)} classes have fewer than {_FEW_ROWS} rows, which is little for "
+                f"{type(self).__name__}: {_some(few)}",
+                FewRowsWarning,
             )
 
     def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, rows: RowSpread) -> tuple[Array, Spread]:
@@ -278,14 +297,39 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         )
 
     def _lifted(self, logits: Array) -> Array:
-        if self.keep_zero:
-            return logits
-        low = np.isneginf(logits)
+        return logits if self.keep_zero else self._put_low(logits, np.isneginf(logits))
+
+    def _filled(self, logits: Array) -> tuple[Array, BoolArray | None]:
+        """Rows without -inf, for a method that cannot compute with it, and where `keep_zero` left it (None: nowhere).
+
+        A method puts probability 0 back there.
+        """
+        low = np.isneginf(logits) if self.keep_zero else None
+        return (logits, None) if low is None or not low.any() else (self._put_low(logits, low), low)
+
+    def _put_low(self, logits: Array, low: BoolArray) -> Array:
         if not low.any():
             return logits
         wide = logits.astype(np.float64)
         lowest = np.min(np.where(low, np.inf, wide), axis=-1, keepdims=True)
         return np.where(low, np.minimum(wide.max(axis=-1, keepdims=True) - self._drop, lowest), wide)
+
+
+class Rows(NamedTuple):
+    """Calibration rows as a method sees them."""
+
+    logits: Array
+    """(n, K) float32 or float64, finite, or -inf with `keep_zero`."""
+    labels: IntArray
+    weights: Float64Array
+    """Positive."""
+    spread: Spread
+    counted: BoolArray
+    """Which of the rows that were given these are: those of positive weight."""
+
+
+def _some(labels: Array) -> str:
+    return ", ".join(str(label) for label in labels[:5]) + (", …" if len(labels) > 5 else "")
 
 
 def size(weights: Float64Array) -> float:

@@ -1,0 +1,82 @@
+"""Calibrators that make probabilities rather than logits: mixed with the uniform, so that none is exactly 0."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+
+from softargmax import ops
+from softargmax._checks import NllRisesWarning, warn
+from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
+from softargmax.typing import Array, BoolArray, Float64Array, IntArray
+
+Floor = Literal["laplace"] | None
+
+
+class ProbsCalibrator(LogitCalibrator):
+    """A method says what it fits in `_fit_probs` and what it makes of logits in `_probs`; this adds the floor.
+
+    With floor "laplace", p becomes (1 - e) p + e / K with e = 1 / (n + 1), n the larger of the sum of the weights and
+    the number of rows (Laplace's rule: what n rows did not show is not impossible). None leaves p as it is, zeros too.
+    """
+
+    floor: Floor
+
+    def __init__(self, *, floor: Floor = "laplace", classes: Any = None, keep_zero: bool = False) -> None:
+        self.floor = floor
+        self.classes = classes
+        self.keep_zero = keep_zero
+
+    @abstractmethod
+    def _fit_probs(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
+        """Fit to finite rows."""
+
+    @abstractmethod
+    def _probs(self, logits: Float64Array) -> Float64Array:
+        """Probabilities (n, K) of finite rows, not negative; rows need not sum to 1 exactly, and a row may be all 0."""
+
+    def _check_params(self) -> None:
+        if self.floor not in ("laplace", None):
+            raise ValueError(f"floor must be 'laplace' or None; got {self.floor!r}")
+
+    def _fit(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
+        self._epsilon = 0.0 if self.floor is None else 1 / (size(weights) + 1)
+        self._fit_probs(self._filled(logits)[0], labels, weights, spread)
+        self.nll_before_ = mean_nll(logits, labels, weights)
+        self.nll_after_ = sum(
+            mean_nll(self._transform(logits[block].astype(np.float64)), labels[block], weights[block])
+            * float(weights[block].sum())
+            for block in row_blocks(logits)
+        ) / float(weights.sum())
+        if self.nll_after_ > self.nll_before_ + 1e-12 * max(1.0, self.nll_before_):
+            warn(
+                f"{type(self).__name__} raised the NLL of its own calibration rows from {self.nll_before_:.4g} to "
+                f"{self.nll_after_:.4g}; temperature scaling never does",
+                NllRisesWarning,
+            )
+
+    def _transform(self, logits: Float64Array) -> Float64Array:
+        finite, low = self._filled(logits)
+        with np.errstate(divide="ignore"):
+            return np.log(self._floored(self._probs(finite), low))
+
+    def _floored(self, probs: Float64Array, low: BoolArray | None) -> Float64Array:
+        """Rows that sum to 1, over the entries that are not `low`; a row of zeros says nothing and becomes uniform."""
+        possible = np.ones_like(probs) if low is None else (~low).astype(np.float64)
+        probs = probs * possible
+        total = probs.sum(axis=-1, keepdims=True)
+        uniform = possible / possible.sum(axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            probs = np.where(total > 0, probs / total, uniform)
+        return (1 - self._epsilon) * probs + self._epsilon * uniform
+
+
+def mean_nll(logits: Array, labels: IntArray, weights: Float64Array) -> float:
+    """The weighted mean of -log softmax at the label, in float64."""
+    total = 0.0
+    for block in row_blocks(logits):
+        losses = ops.cross_entropy(logits[block].astype(np.float64), labels[block], reduction="none")
+        total += float(losses @ weights[block])
+    return total / float(weights.sum())
