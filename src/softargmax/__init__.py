@@ -28,13 +28,15 @@ from softargmax.ops import (
 )
 
 if TYPE_CHECKING:
-    from softargmax.calibration import TemperatureScaling, load
+    from softargmax.calibration import AutoCalibrator, CalibratedClassifier, TemperatureScaling, load
     from softargmax.metrics import evaluate
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AbsentClassesWarning",
+    "AutoCalibrator",
+    "CalibratedClassifier",
     "CalibrationDegenerateWarning",
     "FewRowsWarning",
     "LiftedLogitsWarning",
@@ -61,6 +63,8 @@ __all__ = [
 
 # loaded when first asked for: they need scikit-learn, and `import softargmax` loads NumPy alone
 _LAZY = {
+    "AutoCalibrator": "softargmax.calibration",
+    "CalibratedClassifier": "softargmax.calibration",
     "TemperatureScaling": "softargmax.calibration",
     "load": "softargmax.calibration",
     "evaluate": "softargmax.metrics",

@@ -35,6 +35,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             if target.exists():
                 beside.chmod(target.stat().st_mode & 0o777)
             beside.replace(target)
+            _flush(target.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -45,6 +46,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             there = target.parent.is_dir()
             reason = "its folder takes no files" if there else f"there is no folder {target.parent}"
         raise ValueError(f"cannot write {path}: {reason}; nothing was changed there") from error
+
+
+def _flush(folder: Path) -> None:
+    """Bring the names in a folder to disk: after a power failure, what is written next does not stand there alone."""
+    with contextlib.suppress(OSError):  # a folder may not be readable, or not be opened as a file
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _refuse_what_is_no_file(path: str | os.PathLike[str], target: Path) -> None:

@@ -26,6 +26,7 @@ from softargmax._checks import (
     warn,
     warn_if_probabilities,
 )
+from softargmax.calibration._arrays import in_numpy
 from softargmax.ops.spread import RowSpread, row_spread
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
@@ -39,6 +40,10 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
 
     A method says what it fits in `_fit` and how it changes logits in `_transform`; it sees float64 or float32 rows
     (n, K) that are finite (or -inf with `keep_zero`: see `_filled`), labels in [0, K) and positive weights.
+
+    Arrays come from NumPy, torch, JAX, TensorFlow or any library of the array API standard, on any device, labels and
+    weights from another library than the logits if need be. Their values are computed with in NumPy; results go back to
+    the library, device and float dtype of X (integers give the library's default float), without a gradient.
     """
 
     preserves_argmax: bool
@@ -79,10 +84,12 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
 
         X: float16, float32, float64 or integers; (n, 1) means [0, z]. Log-probabilities are logits; for probabilities
         see `softargmax.logits_from_probs`. y: integers in [0, K), or members of `classes`. sample_weight (n,): integer
-        weights are the same as repeated rows.
+        weights are the same as repeated rows. Each may be of another array library; tensors are read without their
+        gradients.
 
         Raises ValueError: NaN or +inf or only -inf in a row, fewer than two rows, one class only, lengths that differ,
-        labels out of range, weights negative, NaN or all zero. Warns: a class without a row, scores that look like
+        labels out of range, weights negative, NaN or all zero. Raises WrongKindError, a TypeError: an array without
+        values, as under jax.jit or in a tf.function. Warns: a class without a row, scores that look like
         probabilities.
         """
         rows = self._prepared(X, y, sample_weight)
@@ -94,6 +101,7 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         """What `fit` was given, checked, without the rows of weight 0, -inf lifted."""
         self.__dict__.pop("_is_fitted", None)  # a fit that fails leaves nothing that looks fitted
         self._check_params()
+        y, sample_weight = in_numpy("labels", y)[0], in_numpy("sample_weight", sample_weight)[0]
         logits = self._logits(X, reset=True)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
@@ -130,15 +138,18 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         return "_is_fitted" in self.__dict__
 
     def transform(self, X: Any) -> Array:
-        """Calibrated logits (n, K) for logits X (n, K), in the dtype of X."""
+        """Calibrated logits (n, K) for logits X (n, K), in the library, on the device and in the dtype of X.
+
+        They are constants to whoever differentiates: a tensor that requires a gradient gives one that is detached.
+        """
         return self._by_blocks(X, self._transform)
 
     def predict_proba(self, X: Any) -> Array:
-        """Calibrated probabilities (n, K) for logits X (n, K), computed in float64, in the dtype of X."""
+        """Calibrated probabilities (n, K) for logits X (n, K), computed in float64, in the library and dtype of X."""
         return self._by_blocks(X, lambda logits: self._probabilities(logits, ops.softmax))
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Logs of the calibrated probabilities (n, K), in nats, in the dtype of X."""
+        """Logs of the calibrated probabilities (n, K), in nats, in the library and dtype of X."""
         return self._by_blocks(X, lambda logits: self._probabilities(logits, ops.log_softmax))
 
     def decision_function(self, X: Any) -> Array:
@@ -151,16 +162,23 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         return self._by_blocks(X, decide)
 
     def predict(self, X: Any) -> Array:
-        """The class (n,) of the largest calibrated log-probability (in float64), the first on ties."""
+        """The class (n,) of the largest calibrated log-probability (in float64), the first on ties.
 
-        def best(logits: Float64Array) -> IntArray:
-            return np.argmax(self._probabilities(logits, ops.log_softmax), axis=-1)
+        In the library of X where its arrays can hold the classes; in NumPy otherwise, as for words.
+        """
+        check_is_fitted(self)
 
-        indices = self._by_blocks(X, best, np.dtype(np.int64))
-        return self.classes_[indices]
+        def best(logits: Float64Array) -> Array:
+            return self.classes_[np.argmax(self._probabilities(logits, ops.log_softmax), axis=-1)]
+
+        return self._by_blocks(X, best, self.classes_.dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted calibrator to a JSON file (docs/formats.md); `softargmax.load` reads it, bit for bit."""
+        """Write the fitted calibrator to a JSON file (docs/formats.md); `softargmax.load` reads it, bit for bit.
+
+        More than 4,096 numbers go to a safetensors file beside it. Interrupted at any moment, the old calibrator or the
+        new one is there. Raises ValueError if the file cannot be written, or has no words for an option or a class.
+        """
         from softargmax.calibration._store import save
 
         check_is_fitted(self)
@@ -173,9 +191,11 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
     def _by_blocks(
         self, X: Any, function: Callable[[Float64Array], Array], dtype: np.dtype[Any] | None = None
     ) -> Array:
-        """`function` of X in float64, block by block, in `dtype` (None: that of X)."""
+        """`function` of X in float64, block by block, in the library of X and in `dtype` (None: that of X)."""
         check_is_fitted(self)
-        logits = self._logits(X, reset=False)
+        values, origin = in_numpy("logits", X)
+        logits = self._logits(values, reset=False)
+        own = logits.dtype if origin is None else origin.dtype
         usable_logits("logits", logits)
         warn_if_probabilities(logits)
         if not self._drop_is_seen and not self.keep_zero and np.isneginf(logits).any():
@@ -185,11 +205,14 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
             for block in row_blocks(logits):
                 part = function(self._lifted(logits[block].astype(np.float64)))
                 if block.start == 0:  # the first block shows the shape; all are written into one array
-                    out = np.empty((len(logits), *part.shape[1:]), dtype or logits.dtype)
+                    out = np.empty((len(logits), *part.shape[1:]), dtype or own)
                 out[block] = part
-        return out
+        if origin is None:
+            return out
+        return origin.result(out) if dtype is None else origin.labels(out)
 
     def _logits(self, X: Any, *, reset: bool) -> Array:
+        X, _ = in_numpy("logits", X)
         if not hasattr(X, "columns"):  # a DataFrame goes to scikit-learn, for its column names
             X = X if hasattr(X, "toarray") else _as_array(X)
         floats = [np.float64, np.float32, np.float16]

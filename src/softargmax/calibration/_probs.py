@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from softargmax import ops
 from softargmax._checks import NllRisesWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
+from softargmax.calibration._store import State
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 Floor = Literal["laplace"] | None
@@ -31,11 +33,20 @@ class ProbsCalibrator(LogitCalibrator):
 
     @abstractmethod
     def _fit_probs(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
-        """Fit to finite rows."""
+        """Fit to rows that are finite, or as `_finite` leaves them."""
 
     @abstractmethod
     def _probs(self, logits: Float64Array) -> Float64Array:
         """Probabilities (n, K) of finite rows, not negative; rows need not sum to 1 exactly, and a row may be all 0."""
+
+    def _finite(self, logits: Array) -> tuple[Array, BoolArray | None]:
+        """What `_fit_probs` and `_probs` see, and which entries are impossible."""
+        return self._filled(logits)
+
+    def _take_epsilon(self, state: State) -> None:
+        self._epsilon = state.number("epsilon")
+        if not 0 <= self._epsilon <= 1:
+            state.fail("`epsilon` must lie in [0, 1]")
 
     def _check_params(self) -> None:
         if self.floor not in ("laplace", None):
@@ -43,13 +54,9 @@ class ProbsCalibrator(LogitCalibrator):
 
     def _fit(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
         self._epsilon = 0.0 if self.floor is None else 1 / (size(weights) + 1)
-        self._fit_probs(self._filled(logits)[0], labels, weights, spread)
+        self._fit_probs(self._finite(logits)[0], labels, weights, spread)
         self.nll_before_ = mean_nll(logits, labels, weights)
-        self.nll_after_ = sum(
-            mean_nll(self._transform(logits[block].astype(np.float64)), labels[block], weights[block])
-            * float(weights[block].sum())
-            for block in row_blocks(logits)
-        ) / float(weights.sum())
+        self.nll_after_ = mean_nll(logits, labels, weights, self._transform)
         if self.nll_after_ > self.nll_before_ + 1e-12 * max(1.0, self.nll_before_):
             warn(
                 f"{type(self).__name__} raised the NLL of its own calibration rows from {self.nll_before_:.4g} to "
@@ -58,7 +65,7 @@ class ProbsCalibrator(LogitCalibrator):
             )
 
     def _transform(self, logits: Float64Array) -> Float64Array:
-        finite, low = self._filled(logits)
+        finite, low = self._finite(logits)
         with np.errstate(divide="ignore"):
             return np.log(self._floored(self._probs(finite), low))
 
@@ -73,10 +80,15 @@ class ProbsCalibrator(LogitCalibrator):
         return (1 - self._epsilon) * probs + self._epsilon * uniform
 
 
-def mean_nll(logits: Array, labels: IntArray, weights: Float64Array) -> float:
-    """The weighted mean of -log softmax at the label, in float64."""
+def mean_nll(
+    logits: Array,
+    labels: IntArray,
+    weights: Float64Array,
+    transform: Callable[[Float64Array], Float64Array] = lambda logits: logits,
+) -> float:
+    """The weighted mean of -log softmax(transform(logits)) at the label, in float64, block by block."""
     total = 0.0
     for block in row_blocks(logits):
-        losses = ops.cross_entropy(logits[block].astype(np.float64), labels[block], reduction="none")
+        losses = ops.cross_entropy(transform(logits[block].astype(np.float64)), labels[block], reduction="none")
         total += float(losses @ weights[block])
     return total / float(weights.sum())

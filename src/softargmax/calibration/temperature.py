@@ -79,75 +79,21 @@ class TemperatureScaling(LogitCalibrator):
         return self._profile.interval(level)
 
     def _fit(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> None:
-        total = float(weights.sum())
+        found = find_temperature(logits, labels, weights, spread)
+        self._take(found, weights)
+        if found.why:
+            warn(found.why, CalibrationDegenerateWarning)
 
-        def loss(log_t: Float64Array) -> Float64Array:
-            return temperature_objective(logits, labels, weights, np.exp(log_t)) / total
-
-        n = size(weights)
-        value, slope, curvature = map(float, loss(np.zeros(1))[0])
-        self.nll_before_ = value
-        if not spread.largest:
-            self._accept(Minimum(0.0, value, slope=0.0, curvature=0.0, n_iter=0, converged=True, at_bound=False))
-            self._profile = _Profile.open()
-            return self._degenerate("the logits are constant in every row, so any temperature fits alike; T = 1")
-        low, high = _search(spread)
-        if _separable(logits, labels):
-            best = self._laplace(loss, n, low)
-            self._accept(best)
-            self._profile = _Profile.of(loss, best, n, -_WIDEST_SEARCH, high, least=0.0)
-            return self._degenerate(
-                f"every label is its row's strict maximum, so that no finite temperature is best; T = "
-                f"{self.temperature_:.4g} gives a calibration NLL of {self.nll_after_:.3g}"
-            )
-        best = minimize_newton_1d(_at(loss), start=self._start(logits, labels, weights, spread), low=low, high=high)
-        if best.curvature < _FLAT:
-            best = _end_of_a_plateau(loss, best, low, high)
-        if best.value > value:  # by rounding only: T = 1 was as good
-            best = replace(best, x=0.0, value=value, slope=slope, curvature=curvature)
-        self._accept(best)
-        self._profile = _Profile.of(loss, best, n, low, high, least=best.value)
-        if best.at_bound:
-            end, why = ("largest", "the scores are inverted or useless")
-            if best.x < high:
-                end, why = ("smallest", "every label is a maximum of its row, with ties")
-            self._degenerate(f"the {end} temperature searched, {self.temperature_:.4g}, fits best: {why}")
-        elif not best.converged:
-            self._degenerate(f"the search did not settle; T = {self.temperature_:.4g} is the best that it met")
+    def _take(self, found: FoundTemperature, weights: Float64Array) -> None:
+        self.nll_before_ = found.nll_before
+        self._accept(found.best)
+        self._profile = found.profile(size(weights))
 
     def _accept(self, best: Minimum) -> None:
         self.temperature_ = math.exp(best.x)
         self.nll_after_ = best.value
         self.converged_, self.n_iter_, self.at_bound_ = best.converged, best.n_iter, best.at_bound
         self.grad_norm_ = abs(best.slope)
-
-    def _degenerate(self, sentence: str) -> None:
-        warn(sentence, CalibrationDegenerateWarning)
-
-    def _laplace(self, loss: Loss, n: float, low: float) -> Minimum:
-        """The T <= 1 where the calibration NLL of separable rows is 1 / (n + 2); it falls to 0 with T."""
-        from scipy.optimize import brentq
-
-        wanted = 1 / (n + 2)
-        x = 0.0
-        if self.nll_before_ > wanted:
-            while loss(np.array([low]))[0, 0] > wanted:
-                low -= 5.0
-            x = float(brentq(lambda log_t: loss(np.array([log_t]))[0, 0] - wanted, low, 0.0, xtol=1e-13, rtol=1e-14))
-        value, slope, curvature = map(float, loss(np.array([x]))[0])
-        return Minimum(x, value, slope, curvature, 0, converged=True, at_bound=True)
-
-    def _start(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> float:
-        start = math.log(spread.typical / 4)  # moves with the scale of the logits, so the search does too
-        step = len(labels) // _SUBSAMPLE
-        if step < 4:
-            return start
-        some = slice(None, None, step)
-        z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
-        low, high = _search(spread)
-        return minimize_newton_1d(
-            _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum()), start=start, low=low, high=high
-        ).x
 
     def _transform(self, logits: Float64Array) -> Float64Array:
         return logits / self.temperature_
@@ -174,6 +120,100 @@ class TemperatureScaling(LogitCalibrator):
         self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
         if not self._profile.is_sound():
             state.fail("`profile` must be of increasing log T, none beyond 1000, and of rises that are not negative")
+
+
+@dataclass(frozen=True)
+class FoundTemperature:
+    """The T of least NLL on some rows."""
+
+    best: Minimum
+    """In log T; values are means over the rows."""
+    nll_before: float
+    """At T = 1."""
+    why: str
+    """Why the rows do not determine T; empty if they do."""
+    loss: Loss
+    ends: tuple[float, float]
+    """How far log T may go."""
+    least: float
+    """The NLL that no T is better than."""
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether the largest T that is searched fits best: the scores are inverted, or say nothing."""
+        return self.best.at_bound and self.best.x == self.ends[1] > 0
+
+    def profile(self, n: float) -> _Profile:
+        """The log-likelihood around it, of n rows."""
+        if self.ends == (0.0, 0.0):
+            return _Profile.open()
+        return _Profile.of(self.loss, self.best, n, *self.ends, least=self.least)
+
+
+def find_temperature(
+    logits: Array, labels: IntArray, weights: Float64Array, spread: Spread, *, start: float | None = None
+) -> FoundTemperature:
+    """Minimise the NLL of softmax(logits / T); `start` is a guess of log T."""
+    total = float(weights.sum())
+
+    def loss(log_t: Float64Array) -> Float64Array:
+        return temperature_objective(logits, labels, weights, np.exp(log_t)) / total
+
+    value, slope, curvature = map(float, loss(np.zeros(1))[0])
+    if not spread.largest:
+        at_1 = Minimum(0.0, value, slope=0.0, curvature=0.0, n_iter=0, converged=True, at_bound=False)
+        why = "the logits are constant in every row, so any temperature fits alike; T = 1"
+        return FoundTemperature(at_1, value, why, loss, (0.0, 0.0), value)
+    low, high = _search(spread)
+    if _separable(logits, labels):
+        best = _laplace(loss, value, 1 / (size(weights) + 2), low)
+        why = (
+            f"every label is its row's strict maximum, so that no finite temperature is best; T = "
+            f"{math.exp(best.x):.4g} gives a calibration NLL of {best.value:.3g}"
+        )
+        return FoundTemperature(best, value, why, loss, (-_WIDEST_SEARCH, high), 0.0)
+    if start is None:
+        start = _start(logits, labels, weights, spread)
+    best = minimize_newton_1d(_at(loss), start=start, low=low, high=high)
+    if best.curvature < _FLAT:
+        best = _end_of_a_plateau(loss, best, low, high)
+    if best.value > value:  # by rounding only: T = 1 was as good
+        best = replace(best, x=0.0, value=value, slope=slope, curvature=curvature)
+    why = ""
+    if best.at_bound:
+        end, reason = ("largest", "the scores are inverted or useless")
+        if best.x < high:
+            end, reason = ("smallest", "every label is a maximum of its row, with ties")
+        why = f"the {end} temperature searched, {math.exp(best.x):.4g}, fits best: {reason}"
+    elif not best.converged:
+        why = f"the search did not settle; T = {math.exp(best.x):.4g} is the best that it met"
+    return FoundTemperature(best, value, why, loss, (low, high), best.value)
+
+
+def _laplace(loss: Loss, value: float, wanted: float, low: float) -> Minimum:
+    """The T <= 1 where the calibration NLL of separable rows, `value` at T = 1, is `wanted`; it falls to 0 with T."""
+    from scipy.optimize import brentq
+
+    x = 0.0
+    if value > wanted:
+        while loss(np.array([low]))[0, 0] > wanted:
+            low -= 5.0
+        x = float(brentq(lambda log_t: loss(np.array([log_t]))[0, 0] - wanted, low, 0.0, xtol=1e-13, rtol=1e-14))
+    value, slope, curvature = map(float, loss(np.array([x]))[0])
+    return Minimum(x, value, slope, curvature, 0, converged=True, at_bound=True)
+
+
+def _start(logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> float:
+    start = math.log(spread.typical / 4)  # moves with the scale of the logits, so the search does too
+    step = len(labels) // _SUBSAMPLE
+    if step < 4:
+        return start
+    some = slice(None, None, step)
+    z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
+    low, high = _search(spread)
+    return minimize_newton_1d(
+        _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum()), start=start, low=low, high=high
+    ).x
 
 
 def _search(spread: Spread) -> tuple[float, float]:
