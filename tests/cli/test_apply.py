@@ -7,11 +7,11 @@ from softargmax.data import read_predictions
 
 @pytest.fixture
 def cal(run, preds):
-    assert run("calibrate", preds, "-o", "cal.json").code == 0
+    assert run("calibrate", preds, "-o", "cal.json", "--method", "TemperatureScaling").code == 0
     return "cal.json"
 
 
-@pytest.mark.parametrize("out", ["out.npz", "out.npy", "out.csv"])
+@pytest.mark.parametrize("out", ["out.npz", "out.npy", "out.csv", "out.parquet", "out.jsonl"])
 def test_the_probabilities_are_those_of_the_library(run, preds, cal, overconfident, out):
     logits, labels = overconfident
     ran = run("apply", cal, preds, "-o", out)
@@ -30,6 +30,17 @@ def test_labels_are_not_needed(run, cal, tmp_path, overconfident):
     with np.load("out.npz") as out:
         assert out.files == ["probs"]
         assert out["probs"].dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["logits", "log_probs", "probs"])
+def test_batches_are_not_seen_in_the_result(run, cal, tmp_path, overconfident, kind, monkeypatch):
+    logits, _ = overconfident
+    scores = {"logits": logits, "log_probs": sa.log_softmax(logits), "probs": sa.softmax(logits)}[kind]
+    np.savez(tmp_path / "p.npz", **{kind: scores.astype("f2" if kind == "logits" else "f8")})
+    run("apply", cal, "p.npz", "-o", "one.npy")
+    monkeypatch.setattr("softargmax.data.predictions._BATCH_ELEMENTS", 100)
+    run("apply", cal, "p.npz", "-o", "many.npy")
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
 
 
 def test_what_is_applied_can_be_evaluated(run, preds, cal):

@@ -30,6 +30,25 @@ def test_the_table_holds_the_numbers(run, preds, overconfident):
         assert f"{value:.4f}" in ran.out
 
 
+def test_what_a_calibrator_makes_of_them(run, preds, overconfident):
+    logits, labels = overconfident
+    calibrator = sa.TemperatureScaling().fit(logits, labels)
+    calibrator.save("cal.json")
+    ran = run("evaluate", preds, "--calibrator", "cal.json", "--json", "--bins", "10", "--fail-if", "ece_lower > 0")
+    assert (ran.code, ran.err) == (0, "")
+    after = sa.evaluate(labels, logits=calibrator.predict_log_proba(logits), n_bins=10)
+    assert json.loads(ran.out) == json.loads(after.to_json())
+    ran = run("evaluate", preds, "--calibrator", "cal.json", "--bins", "10")
+    before = sa.evaluate(labels, logits=logits, n_bins=10)
+    for value in (before.ece, after.ece, before.nll, after.nll):
+        assert f"{value:.4f}" in ran.out
+    assert f"{calibrator.temperature_:.4g} (" in ran.out
+    np.savez("four.npz", logits=np.zeros((3, 4)), labels=[0, 1, 2])
+    assert (
+        "cal.json calibrates 3 classes, four.npz has 4" in run("evaluate", "four.npz", "--calibrator", "cal.json").err
+    )
+
+
 @pytest.mark.parametrize(
     ("condition", "code"),
     [

@@ -160,9 +160,11 @@ def test_streams_that_are_not_there_change_no_exit_code(tmp_path, overconfident,
         ["calibrate", "preds.npz", "-o", "out.json"],
         ["apply", "cal.json", "preds.npz", "-o", "out.npz"],
         ["apply", "cal.json", "preds.npz", "-o", "out.csv"],
+        ["apply", "cal.json", "preds.npz", "-o", "out.parquet"],
+        ["apply", "cal.json", "preds.npz", "-o", "out.jsonl"],
         ["report", "preds.npz", "-o", "out.html"],
     ],
-    ids=["calibrate", "apply npz", "apply csv", "report"],
+    ids=["calibrate", "apply npz", "apply csv", "apply parquet", "apply jsonl", "report"],
 )
 def test_a_full_disk_leaves_the_old_file(run, preds, tmp_path, words):
     assert run("calibrate", preds, "-o", "cal.json").code == 0

@@ -7,6 +7,7 @@ import os
 import pickle
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from softargmax.data import read_predictions
@@ -14,6 +15,8 @@ from softargmax.data import read_predictions
 Z = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 0.5], [0.2, 0.1, 3.0], [1.0, 2.0, 0.0]])
 Y = np.array([0, 1, 2, 2])
 P = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.3, 0.1, 0.6]])
+LISTS = {"logits": Z.tolist(), "label": Y.tolist()}
+LINES = '{"label": 0, "logits": [2.0, 0.5]}\n{"label": 1, "logits": [0.1, 0.7]}\n{"label": 0, "logits": [3.0, 1.0]}\n'
 CSV = "label,cat,dog\n0,2.0,0.5\n1,0.1,0.7\n0,3.0,1.0\n"
 
 
@@ -29,10 +32,21 @@ def npy(array):
     return stream.getvalue()
 
 
+def parquet(**columns):
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), stream)
+    return stream.getvalue()
+
+
 def put(row, column, value, scores=Z):
     changed = scores.copy()
     changed[row, column] = value
     return changed
+
+
+def lines(old="", new=""):
+    assert old in LINES
+    return LINES.replace(old, new, 1)
 
 
 def csv(old="", new=""):
@@ -55,7 +69,7 @@ WRONG = {
     "pickled labels": ({"p.npz": npz(logits=Z, labels=Y.astype(object))}, [], "array `labels` cannot be read: it holds Python objects"),
     "pickled npy": ({"p.npy": npy(Z.astype(object))}, ["--logits"], "p.npy cannot be read: it holds Python objects as a pickle"),
     "a bare pickle": ({"p.npz": pickle.dumps(Z)}, [], "it holds a pickle, which can run code and is never read"),
-    "unsupported": ({"p.mat": b"x"}, [], "p.mat: cannot read a file of this kind; supported are `.npz`, `.npy` and `.csv`"),
+    "unsupported": ({"p.mat": b"x"}, [], "p.mat: cannot read a file of this kind; supported are `.npz`, `.npy`, `.csv`, `.parquet` and `.jsonl`"),
     # which arrays
     "misnamed array": ({"p.npz": npz(logit=Z, labels=Y)}, [], "there is no array `logits`, `log_probs` or `probs`; it has `logit` and `labels`; did you mean `logits`? rename `logit`"),
     "unnamed arrays": ({"p.npz": npz(arr_0=Z, arr_1=Y)}, [], "it has `arr_0` and `arr_1`"),
@@ -135,6 +149,54 @@ WRONG = {
     "a label like 1.0": ({"p.csv": csv("\n1,", "\n1.0,")}, ["--logits"], "p.csv, line 3, column `label`: got `1.0`; wanted an integer"),
     "csv label too large": ({"p.csv": csv("\n1,", "\n2,")}, ["--logits"], "p.csv: labels must lie in [0, 1] (there are 2 classes); got 2 in line 3, column `label`"),
     "Latin-1": ({"p.csv": csv("0.7", "é").encode("latin-1")}, ["--logits"], "p.csv: it is not UTF-8 text"),
+    # records: one field of scores and one label a row
+    "jsonl of blanks": ({"p.jsonl": "\n \n"}, [], "p.jsonl holds only blanks"),
+    "jsonl without scores": ({"p.jsonl": lines("logits", "logit")}, [], "p.jsonl: there is no field `logits`, `log_probs` or `probs`; it has `label` and `logit`; did you mean `logits`? rename `logit`, as in {\"label\": 0, \"logits\": [2.0, -1.0]}"),
+    "jsonl without labels": ({"p.jsonl": lines("label", "Label")}, [], "p.jsonl: there is no field `label`; it has `Label` and `logits`; add it, an integer or a class name a row, or say where the labels are with --labels NAME or FILE; did you mean `Label`?"),
+    "jsonl, one without scores": ({"p.jsonl": lines('"logits": [0.1', '"x": [0.1')}, [], "p.jsonl, line 2: there is no field `logits`; it has `label` and `x`"),
+    "jsonl, one without a label": ({"p.jsonl": lines('"label": 1, ', "")}, [], "p.jsonl, line 2, field `label`: it is missing or null; wanted a label in every row"),
+    "jsonl of one number": ({"p.jsonl": lines("[0.1, 0.7]", "0.7")}, [], "p.jsonl, line 2, field `logits`: got `0.7`; wanted a list of numbers, one a class"),
+    "jsonl, ragged": ({"p.jsonl": lines(", 0.7", "")}, [], "p.jsonl, line 2: `logits` has length 1, in the first row 2; wanted one number a class in every row"),
+    "jsonl, text": ({"p.jsonl": lines("0.7", '"0.7"')}, [], 'p.jsonl, line 2, `logits`, position 1: got `"0.7"`; wanted a number'),
+    "jsonl, true": ({"p.jsonl": lines("0.7", "true")}, [], "p.jsonl, line 2, `logits`, position 1: got `true`; wanted a number"),
+    "jsonl, null": ({"p.jsonl": lines("0.7", "null")}, [], "p.jsonl, line 2, `logits`, position 1: got `null`; wanted a number"),
+    "jsonl, a list": ({"p.jsonl": lines("0.7", "[0.7]")}, [], "p.jsonl, line 2, `logits`, position 1: got `[0.7]`; wanted a number"),
+    "jsonl, huge": ({"p.jsonl": lines("0.7", str(2**1024 - 1))}, [], "p.jsonl, line 2, `logits`, position 1: got `17976931"),
+    "jsonl, NaN": ({"p.jsonl": lines("0.7", "NaN")}, [], "p.jsonl, line 2, field `logits`, position 1: got nan; logits must be finite"),
+    "jsonl, one class": ({"p.jsonl": '{"label": 0, "logits": [1]}\n' * 2}, [], "p.jsonl: field `logits` has 1 class column; wanted at least two"),
+    "jsonl, no class": ({"p.jsonl": '{"label": 0, "logits": []}\n' * 2}, [], "has 0 class columns; wanted at least two"),
+    "jsonl, a label of another kind": ({"p.jsonl": lines('"label": 1', '"label": 1.5')}, [], "p.jsonl, line 2, field `label`: got `1.5`; wanted an integer, counted from 0"),
+    "jsonl, a label too large": ({"p.jsonl": lines('"label": 1', '"label": 2')}, [], "p.jsonl: labels must lie in [0, 1] (there are 2 classes); got 2 in line 2, field `label`"),
+    "jsonl, a label beyond int64": ({"p.jsonl": lines('"label": 1', '"label": 1' + "0" * 30)}, [], "p.jsonl, line 2, field `label`: got `1000"),
+    "jsonl, a list of labels": ({"p.jsonl": lines('"label": 1', '"label": [1]')}, [], "p.jsonl, line 2, field `label`: got `[1]`; wanted an integer"),
+    "jsonl, names unknown": ({"p.jsonl": lines('"label": 1', '"label": "dog"')}, [], 'p.jsonl, line 2, field `label`: got the class name `"dog"`, and the file does not say which of the scores that is; write labels as integers from 0, or add to the first row a field `class_names`'),
+    "jsonl, another name": ({"p.jsonl": lines('"label": 0', '"class_names": ["cat", "dog"], "label": "cow"')}, [], "p.jsonl, line 1, field `label`: got `cow`; wanted an integer, or class names throughout (`cat` and `dog`)"),
+    "jsonl, names and numbers": ({"p.jsonl": lines('"label": 0', '"class_names": ["cat", "dog"], "label": "cat"')}, [], "p.jsonl, line 2, field `label`: got `1`, and `cat` in another row: integers and class names are mixed"),
+    "jsonl, numbers for names": ({"p.jsonl": lines('"label": 0', '"class_names": ["1", "2"], "label": "1"')}, [], "p.jsonl, line 1, field `label`: labels are class names, and class 0 is named `1`, a number that is not its position"),
+    "jsonl, a name too many": ({"p.jsonl": lines('"label": 0', '"class_names": ["a", "b", "c"], "label": 0')}, [], "p.jsonl: `class_names` has 3 names, `logits` 2 numbers a row; wanted one name a class"),
+    "jsonl, a name twice": ({"p.jsonl": lines('"label": 0', '"class_names": ["a", "a"], "label": 0')}, [], "p.jsonl, line 1: `class_names` must be a list of different names"),
+    "jsonl, no JSON": ({"p.jsonl": lines("0.7]", "0.7")}, [], "p.jsonl, line 2: it cannot be read as JSON (Expecting ',' delimiter); wanted one object a line"),
+    "jsonl, a JSON array": ({"p.jsonl": "[" + LINES.strip().replace("\n", ",") + "]"}, [], "p.jsonl, line 1: got `["),
+    "jsonl, a name of a field twice": ({"p.jsonl": lines('"label": 0', '"label": 0, "label": 1')}, [], "p.jsonl, line 1: it cannot be read as JSON (a name stands in it twice)"),
+    "jsonl, deep": ({"p.jsonl": lines("0.7", "[" * 100_000)}, [], "p.jsonl, line 2: it cannot be read as JSON ("),
+    "jsonl, a blank line": ({"p.jsonl": lines("\n", "\n\n")}, [], "p.jsonl, line 2: it is blank; delete the line"),
+    "jsonl, Latin-1": ({"p.jsonl": lines("0.7", '"é"').encode("latin-1")}, [], "p.jsonl, line 2: it is not UTF-8 text"),
+    "jsonl probabilities": ({"p.jsonl": lines().replace("logits", "probs")}, [], "p.jsonl: probs must be probabilities (each in [0, 1], every row summing to 1); line 1 holds 2"),
+    "jsonl, --labels of nothing": ({"p.jsonl": LINES}, ["--labels", "truth"], "--labels truth: p.jsonl has no field of that name (it has `label` and `logits`), and there is no such file"),
+    "parquet of text": ({"p.parquet": "a table"}, [], "p.parquet is not a .parquet file"),
+    "parquet, cut": ({"p.parquet": parquet(**LISTS)[:-9]}, [], "p.parquet cannot be read: it is damaged or cut short"),
+    "parquet, no rows": ({"p.parquet": parquet(logits=pyarrow.array([], pyarrow.list_(pyarrow.float32())), label=pyarrow.array([], pyarrow.int64()))}, [], "p.parquet: column `logits` "),
+    "parquet of columns": ({"p.parquet": parquet(label=Y, cat=Z[:, 0], dog=Z[:, 1])}, [], "p.parquet: there is no column `logits`, `log_probs` or `probs`; it has `label`, `cat` and `dog`"),
+    "parquet of numbers": ({"p.parquet": parquet(logits=Z[:, 0], label=Y)}, [], "p.parquet: column `logits` holds double; wanted a list of K numbers in each row"),
+    "parquet of lists of text": ({"p.parquet": parquet(logits=[["a", "b"]] * 4, label=Y)}, [], "p.parquet: column `logits` holds list<"),
+    "parquet, null": ({"p.parquet": parquet(**LISTS | {"logits": [[1.0, 2.0], None, [1.0, 2.0], None]})}, [], "p.parquet, row 1, column `logits`: it is null"),
+    "parquet, null first": ({"p.parquet": parquet(**LISTS | {"logits": [None, [1.0, 2.0], None, [1.0, 2.0]]})}, [], "p.parquet, row 0, column `logits`: it is null"),
+    "parquet, ragged": ({"p.parquet": parquet(**LISTS | {"logits": [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0, 3.0], [1.0]]})}, [], "p.parquet, row 2: `logits` has length 3, in the first row 2"),
+    "parquet, null inside": ({"p.parquet": parquet(**LISTS | {"logits": [[1.0, 2.0], [1.0, None], [1.0, 2.0], [1.0, 2.0]]})}, [], "p.parquet, row 1, `logits`, position 1: got `null`; wanted a number"),
+    "parquet, NaN": ({"p.parquet": parquet(**LISTS | {"logits": put(2, 1, np.nan).tolist()})}, [], "p.parquet, row 2, column `logits`, position 1: got nan"),
+    "parquet, float labels": ({"p.parquet": parquet(**LISTS | {"label": [0.0, 1.0, 2.0, np.nan]})}, [], "p.parquet, row 0, column `label`: got `0.0`; wanted an integer"),
+    "parquet, bool labels": ({"p.parquet": parquet(**LISTS | {"label": [True, False, True, True]})}, [], "p.parquet, row 0, column `label`: got `true`; wanted an integer"),
+    "parquet, null label": ({"p.parquet": parquet(**LISTS | {"label": [0, 1, None, 1]})}, [], "p.parquet, row 2, column `label`: it is missing or null"),
     "UTF-16": ({"p.csv": CSV.encode("utf-16")}, ["--logits"], "p.csv, line 1: it is not UTF-8 text"),
 }  # fmt: skip
 
@@ -227,7 +289,7 @@ def test_a_missing_folder_is_told_before_the_work(run, tmp_path, command):
 def test_a_link_to_itself(run, preds, tmp_path, command):
     (tmp_path / "loop.npz").symlink_to("loop.npz")
     if command != "evaluate":
-        run("calibrate", preds, "-o", "cal.json")
+        run("calibrate", preds, "-o", "cal.json", "--method", "TemperatureScaling")
         words = ["cal.json", preds] if command == "apply" else [preds]
         assert_told(run(command, *words, "-o", "loop.npz"), "cannot write loop.npz: ")
     words = ["cal.json", "loop.npz"] if command == "apply" else ["loop.npz"]
@@ -242,6 +304,6 @@ def test_calibrator_and_predictions_swapped(run, preds):
 
 
 def test_apply_too_refuses_a_column_that_is_no_class(run, tmp_path, preds):
-    run("calibrate", preds, "-o", "cal.json")
+    run("calibrate", preds, "-o", "cal.json", "--method", "TemperatureScaling")
     (tmp_path / "p.csv").write_text("id,a,b\n1,2,3\n")
     assert_told(run("apply", "cal.json", "p.csv", "--logits", "-o", "out.csv"), "column `id` is no class name")

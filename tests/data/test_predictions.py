@@ -1,6 +1,10 @@
 import hashlib
 import io
+import json
+import re
+import resource
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -11,8 +15,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from softargmax._checks import WrongKindError
-from softargmax.data import Predictions, cifar10_resnet20, read_predictions, write_predictions
+from softargmax.data import (
+    Predictions,
+    _records,
+    cifar10_resnet20,
+    predictions,
+    read_predictions,
+    row_batches,
+    write_batches,
+    write_predictions,
+)
 from softargmax.data._arrays import did_you_mean
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 LOGITS = np.array([[2.0, 0.1, -1.0], [0.3, 1e-300, -np.inf], [1 / 3, 1.5, 2.5e17]])
 LABELS = np.array([0, 1, 2])
@@ -30,6 +46,26 @@ def table(path, scores=LOGITS, labels=LABELS, names=NAMES):
     lines = [",".join(["label", *(f'"{name}"' for name in names)])]
     lines += [",".join([str(label), *(repr(float(v)) for v in row)]) for label, row in zip(labels, scores, strict=True)]
     return text(path, "\n".join(lines) + "\n")
+
+
+def jsonl(path, records):
+    return text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def table_file(path, **columns):
+    """A parquet file; a column is an array of pyarrow's, or values whose type it guesses."""
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def records(path, columns):
+    """The same values as .jsonl or .parquet, by the suffix of `path`."""
+    if path.suffix == ".parquet":
+        return table_file(path, **columns)
+    return jsonl(path, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+RECORDS = pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
 
 
 def test_an_npz_says_everything_itself(tmp_path):
@@ -211,7 +247,7 @@ def test_a_large_table_keeps_its_rows_in_order(tmp_path):
         read_predictions(text(tmp_path / "p.csv", "\n".join(lines)), kind="logits")
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv"])
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".parquet", ".jsonl"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_what_is_written_is_read(tmp_path, suffix, dtype):
     path = tmp_path / f"p{suffix}"
@@ -240,17 +276,20 @@ def test_every_double_survives_a_csv(tmp_path_factory, values):
     assert found.scores.tobytes() == values.tobytes()
 
 
-def test_same_predictions_same_bytes(tmp_path):
-    for name in ("a.npz", "b.npz"):
-        write_predictions(tmp_path / name, PROBS, LABELS, NAMES)
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".parquet", ".jsonl"])
+def test_same_predictions_same_bytes(tmp_path, suffix):
+    for name in ("a", "b"):
+        write_predictions((tmp_path / name).with_suffix(suffix), PROBS, LABELS, NAMES)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
-        ("p.parquet", (PROBS,), "supported are `.npz`, `.npy` and `.csv`"),
+        ("p.arrow", (PROBS,), "supported are `.npz`, `.npy`, `.csv`, `.parquet` and `.jsonl`"),
         ("p.csv", (PROBS, LABELS, ("a", "a", "b")), "names of their own"),
+        ("p.jsonl", (PROBS, LABELS, ("a", "a", "b")), "two classes have the same name"),
+        ("p.parquet", (PROBS, LABELS, ("a", "a", "b")), "two classes have the same name"),
         ("p.csv", (PROBS, LABELS, ("a", "label", "b")), "names of their own"),
         ("p.csv", (PROBS, LABELS, ("a", "Target", "b")), "none of `label`, .* and `target`"),
         ("p.csv", (PROBS, LABELS, ("1", "2", "3")), "`1`, a number that is not its position"),
@@ -265,6 +304,201 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, name, arguments, senten
     with pytest.raises(ValueError, match=sentence):
         write_predictions(tmp_path / name, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@RECORDS
+@pytest.mark.parametrize("kind", ["logits", "log_probs", "probs"])
+def test_records_hold_what_an_npz_holds(tmp_path, name, kind):
+    scores = {"logits": LOGITS, "log_probs": np.log([[0.5, 0.3, 0.2]] * 3), "probs": PROBS}[kind]
+    path = records(tmp_path / name, {"id": ["x", "y", "z"], kind: scores.tolist(), "label": LABELS.tolist()})
+    found = read_predictions(path)
+    assert (found.kind, found.class_names, found.source) == (kind, None, str(path))
+    assert found.scores.tobytes() == scores.tobytes()
+    np.testing.assert_array_equal(found.labels, LABELS)
+    assert found.labels.dtype == np.int64
+
+
+@RECORDS
+def test_class_names_of_the_first_row_say_what_a_label_is(tmp_path, name):
+    y = [NAMES[k] for k in (2, 0, 1)]
+    columns = {"logits": LOGITS.tolist(), "label": y, "class_names": [list(NAMES), None, list(NAMES)]}
+    found = read_predictions(records(tmp_path / name, columns))
+    assert found.class_names == NAMES
+    np.testing.assert_array_equal(found.labels, [2, 0, 1])  # not the order of the alphabet, nor of appearance
+    del columns["class_names"]
+    with pytest.raises(ValueError, match=r"(line 1|row 0), \w+ `label`: got the class name .*does not say which"):
+        read_predictions(records(tmp_path / name, columns))
+    columns["class_names"] = [list(NAMES), None, list(NAMES[::-1])]
+    with pytest.raises(ValueError, match=r"(line 3|row 2): its `class_names` are not those of the first row"):
+        read_predictions(records(tmp_path / name, columns))
+
+
+def test_the_lines_of_the_guide_are_read(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "calibrate.md").read_text()
+    (lines,) = re.findall(r"^```json\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL)
+    found = read_predictions(text(tmp_path / "p.jsonl", lines))
+    assert (found.class_names, found.labels.tolist()) == (("cat", "dog", "frog"), [1, 0])
+
+
+@RECORDS
+def test_records_with_labels_elsewhere_or_nowhere(tmp_path, name):
+    np.save(tmp_path / "y.npy", LABELS[::-1])
+    path = records(tmp_path / name, {"logits": LOGITS.tolist(), "label": [0, 0, 1], "truth": [2, 1, 0]})
+    for place in ("truth", tmp_path / "y.npy"):
+        np.testing.assert_array_equal(read_predictions(path, labels=place).labels, LABELS[::-1])
+    path = records(tmp_path / name, {"logits": LOGITS.tolist(), "label": [None] * 3})
+    assert read_predictions(path, need_labels=False).labels is None
+    with pytest.raises(
+        ValueError, match=r"(line 1|row 0), \w+ `label`: it is missing or null; wanted a label in every row$"
+    ):
+        read_predictions(path)
+    path = records(tmp_path / name, {"logits": LOGITS.tolist(), "label": [0, None, 1]})
+    with pytest.raises(ValueError, match=r"(line 2|row 1), .* in every row, or none of them"):
+        read_predictions(path, need_labels=False)
+
+
+@RECORDS
+def test_a_flag_chooses_among_several_fields(tmp_path, name):
+    path = records(tmp_path / name, {"logits": LOGITS.tolist(), "probs": PROBS.tolist(), "label": LABELS.tolist()})
+    np.testing.assert_array_equal(read_predictions(path, kind="probs").scores, PROBS)
+    with pytest.raises(ValueError, match="holds `logits` and `probs`; say which is meant: --logits or --probs"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4"])
+@pytest.mark.parametrize("as_list", ["list", "large", "fixed"])
+def test_lists_of_every_kind(tmp_path, dtype, as_list):
+    scores = np.arange(12).astype(dtype).reshape(4, 3)
+    value = pyarrow.from_numpy_dtype(scores.dtype)
+    of = {"list": pyarrow.list_(value), "large": pyarrow.large_list(value), "fixed": pyarrow.list_(value, 3)}[as_list]
+    labels = pyarrow.array(["b", "a", "a", "c"]).dictionary_encode()  # as pandas writes a category
+    names = pyarrow.array([["b", "a", "c"], None, None, None])
+    path = table_file(tmp_path / "p.parquet", logits=pyarrow.array(list(scores), of), label=labels, class_names=names)
+    found = read_predictions(path)
+    assert found.scores.dtype == (np.float64 if dtype == "i4" else dtype)
+    np.testing.assert_array_equal(found.scores, scores)
+    np.testing.assert_array_equal(found.labels, [0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '\ufeff{"logits": [1.5, -Infinity], "label": 0}\r\n{"label": 1, "logits": [2, 3e0]}\r\n\r\n',
+        '{"label":0,"logits":[1.5,-1e999],"note":{"a":[1,"x",null]}}\n {"logits":[2,3],"label":1}',
+        '{"label":"a","logits":[1.5,-Infinity],"class_names":["a","b"]}\n{"label":"b","logits":[2,3]}\n',
+    ],
+)
+def test_spellings_of_the_same_lines(tmp_path, content):
+    found = read_predictions(text(tmp_path / "p.jsonl", content))
+    np.testing.assert_array_equal(found.scores, [[1.5, -np.inf], [2, 3]])
+    np.testing.assert_array_equal(found.labels, [0, 1])
+
+
+@RECORDS
+def test_many_batches_keep_their_rows_in_order(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(_records, "_BATCH_ELEMENTS", 64)
+    scores, labels = np.random.default_rng(0).normal(size=(1000, 7)), np.arange(1000) % 7
+    columns = {"logits": scores.tolist(), "label": labels.tolist()}
+    found = read_predictions(records(tmp_path / name, columns))
+    assert found.scores.tobytes() == scores.tobytes()
+    np.testing.assert_array_equal(found.labels, labels)
+    where = "line 871" if name == "p.jsonl" else "row 870"
+    for wrong, sentence in (
+        (None, r"null|wanted a list of numbers"),
+        ([1.0] * 6, "`logits` has length 6, in the first row 7"),
+        ([1.0, 2.0, None, *[1.0] * 4], "`logits`, position 2: got `null`; wanted a number"),
+        ([1.0, 2.0, np.nan, *[1.0] * 4], "`logits`, position 2: got nan"),
+    ):
+        changed = columns | {"logits": [*columns["logits"][:870], wrong, *columns["logits"][871:]]}
+        with pytest.raises(ValueError, match=rf"{name}, {where}.*({sentence})"):
+            read_predictions(records(tmp_path / name, changed))
+
+
+def peak(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@RECORDS
+def test_reading_takes_little_more_memory_than_the_result(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(_records, "_BATCH_ELEMENTS", 1 << 11)
+    scores = np.random.default_rng(0).normal(size=(1500, 100)).round(3)
+    path = records(tmp_path / name, {"logits": scores.tolist(), "label": [0] * 1500})
+    read_predictions(path)  # what is imported is not counted
+    assert peak(lambda: read_predictions(path)) < 1.5 * scores.nbytes
+    monkeypatch.setattr(_records, "_BATCH_ELEMENTS", scores.size)  # all rows in one batch: the measure can fail
+    if name == "p.jsonl":
+        assert peak(lambda: read_predictions(path)) > 2 * scores.nbytes
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".parquet", ".jsonl"])
+def test_what_is_written_in_batches_is_never_whole_in_memory(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(predictions, "_BATCH_ELEMENTS", 1 << 12)
+    row = np.full(100, 0.01)
+    path, n = tmp_path / f"p{suffix}", 3000
+
+    def write():
+        batches = (np.broadcast_to(row, (rows.stop - rows.start, 100)).copy() for rows in row_batches(n, 100))
+        write_batches(path, batches, (n, 100), row.dtype, np.zeros(n, int))
+
+    write()
+    assert peak(write) < n * row.nbytes / 3
+    found = read_predictions(path, kind="probs", need_labels=False)
+    assert found.scores.shape == (n, 100)
+    assert (found.scores == 0.01).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (10, 3), (1_000_001, 10), (3, 10**8), (0, 5)])
+def test_batches_hold_every_row_once_and_are_alike(n, k):
+    slices = list(row_batches(n, k))
+    rows = [s.stop - s.start for s in slices]
+    assert [s.start for s in slices] == list(np.cumsum([0, *rows[:-1]]))
+    assert sum(rows) == n
+    assert max(rows) - min(rows) <= 1
+    assert max(rows) * k <= (1 << 22) + k
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".csv", ".parquet", ".jsonl"])
+@pytest.mark.parametrize("what", ["the disk is full", "the rows fail"])
+def test_a_file_that_cannot_be_finished_stays_as_it_was(tmp_path, suffix, what):
+    path, limits = text(tmp_path / f"p{suffix}", "as it was"), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def batches():
+        for i in range(40):
+            if what == "the rows fail" and i == 20:
+                raise ValueError("the rows fail")
+            yield np.random.default_rng(i).random((1000, 10))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if what == "the disk is full" else limits[0], limits[1]))
+    try:
+        with pytest.raises(ValueError, match="the rows fail|cannot write .*: file too large"):
+            write_batches(path, batches(), (40_000, 10), np.dtype(float))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "as it was"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_every_flipped_byte_of_a_parquet_file_is_told_or_harmless(tmp_path):
+    """Pages that we write carry checksums, so no damage gives other numbers."""
+    write_predictions(tmp_path / "p.parquet", PROBS, LABELS, NAMES)
+    content, outcomes = (tmp_path / "p.parquet").read_bytes(), set()
+    for position in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        text(tmp_path / "p.parquet", bytes(damaged))
+        said = ""
+        try:
+            found = read_predictions(tmp_path / "p.parquet")
+        except (ValueError, TypeError) as error:
+            said = str(error)
+        assert "p.parquet" in said or found.scores.tobytes() == PROBS.tobytes()
+        outcomes.add(said == "")
+    assert outcomes == {False, True}
 
 
 def test_without_pyarrow_a_table_says_what_to_install(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ Preds = Annotated[
     typer.Argument(
         metavar="PREDS",
         show_default=False,
-        help="Predictions: .npz (logits, log_probs or probs; labels), .csv or .npy.",
+        help="Predictions: .npz, .parquet or .jsonl (logits, log_probs or probs; labels), .csv or .npy.",
     ),
 ]
 LabelsAt = Annotated[
@@ -26,12 +26,46 @@ LabelsAt = Annotated[
         "--labels",
         metavar="NAME|FILE",
         show_default=False,
-        help="Where the labels are: an array of the .npz, a column of the .csv, or a file (.npy, .npz, .csv, .txt).",
+        help="Where the labels are: an array, a column or a field of PREDS, or a file (.npy, .npz, .csv, .txt).",
     ),
 ]
 AsLogits = Annotated[bool, typer.Option("--logits", metavar="", help="The scores are logits.")]
 AsLogProbs = Annotated[bool, typer.Option("--log-probs", metavar="", help="The scores are log-probabilities.")]
 AsProbs = Annotated[bool, typer.Option("--probs", metavar="", help="The scores are probabilities.")]
+
+DEFAULT_METHOD = "auto"
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="auto (AutoCalibrator), or another calibrator by its name, such as TemperatureScaling.",
+    ),
+]
+
+
+def method(name: str) -> Any:
+    """The calibrator of that name, not yet fitted; ValueError listing the names if there is none."""
+    from softargmax.data._arrays import did_you_mean
+
+    known = _methods()
+    if name not in known:
+        raise ValueError(
+            f"--method {name}: there is no such method{did_you_mean(name, list(known))}; there are {', '.join(known)}"
+        )
+    return known[name]()
+
+
+def _methods() -> dict[str, Any]:
+    """Calibrators that learn from labels what the probabilities should be; a method for another prior does not."""
+    from softargmax import calibration
+    from softargmax.calibration._base import LogitCalibrator
+    from softargmax.calibration.prior_correction import BiasCalibrator
+
+    public = {name: getattr(calibration, name) for name in calibration.__all__}
+    found = {name: of for name, of in public.items() if isinstance(of, type) and issubclass(of, LogitCalibrator)}
+    found = {name: of for name, of in found.items() if not issubclass(of, BiasCalibrator)}
+    return {"auto": calibration.AutoCalibrator} | found
 
 
 def predictions(

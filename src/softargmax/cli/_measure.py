@@ -31,12 +31,14 @@ def as_they_are(found: Predictions, rows: Any = slice(None), n_bins: int = 15) -
     return evaluate(found.labels[rows], logits=scores, n_bins=n_bins)
 
 
-def calibrated(found: Predictions, calibrator: Any, logits: Array, rows: Any = slice(None)) -> Evaluation:
+def calibrated(
+    found: Predictions, calibrator: Any, logits: Array, rows: Any = slice(None), n_bins: int = 15
+) -> Evaluation:
     """Evaluate `rows` after calibration, on log-probabilities: in them no probability underflows to 0."""
     from softargmax.metrics import evaluate
 
     assert found.labels is not None
-    return evaluate(found.labels[rows], logits=calibrator.predict_log_proba(logits[rows]))
+    return evaluate(found.labels[rows], logits=calibrator.predict_log_proba(logits[rows]), n_bins=n_bins)
 
 
 def lifted(calibrator: Any) -> list[str]:
@@ -47,18 +49,19 @@ def lifted(calibrator: Any) -> list[str]:
     were = "logits of -inf (probabilities of exactly 0) on the calibration rows were lifted to finite values"
     if n == 1:
         were = "logit of -inf (a probability of exactly 0) on the calibration rows was lifted to a finite value"
-    return [f"{n:,} {were}. An NLL that was infinite before is finite for that reason, not by the temperature."]
+    return [f"{n:,} {were}. An NLL that was infinite before is finite for that reason, not by the calibration."]
 
 
-def all_rows(found: Predictions, calibrator: Any) -> Story:
+def all_rows(found: Predictions, calibrator: Any, n_bins: int = 15) -> Story:
     """A calibrator that came from elsewhere, measured on every row."""
     with _kept_warnings() as notes:
-        before, after = as_they_are(found), calibrated(found, calibrator, found.logits)
+        before = as_they_are(found, n_bins=n_bins)
+        after = calibrated(found, calibrator, found.logits, n_bins=n_bins)
     return _story(found, before, after, calibrator, notes)
 
 
-def halves(found: Predictions) -> Story:
-    """TemperatureScaling fitted on one half of the rows (chosen by seed 0) and measured on the other.
+def halves(found: Predictions, calibrator: Any = None) -> Story:
+    """A calibrator (None: TemperatureScaling), fitted on one half of the rows, by seed 0, and measured on the other.
 
     With too few rows, or where the fit has nothing to go by (one class only), the rows are measured as they are; a note
     says why.
@@ -67,25 +70,24 @@ def halves(found: Predictions) -> Story:
     from softargmax.report import Story
 
     assert found.labels is not None
+    calibrator = TemperatureScaling() if calibrator is None else calibrator
     n = len(found.labels)
     order = np.random.default_rng(0).permutation(n)
     fitted, measured = order[: n // 2], order[n // 2 :]
     with _kept_warnings() as notes:
-        calibrator, why = (
-            None,
-            f"{n} row{'' if n == 1 else 's'} are too few to fit on one half and measure on the other",
-        )
+        why = f"{n} row{'' if n == 1 else 's'} are too few to fit on one half and measure on the other"
         if n >= FEWEST:
             logits = found.logits
             try:
-                calibrator = TemperatureScaling().fit(logits[fitted], found.labels[fitted])
+                calibrator.fit(logits[fitted], found.labels[fitted])
+                why = ""
             except ValueError as error:
                 why = f"on one half of the rows, {error}"
-        if calibrator is None:
+        if why:
             before = as_they_are(found)
         else:
             before, after = as_they_are(found, measured), calibrated(found, calibrator, logits, measured)
-    if calibrator is None:
+    if why:
         notes = [f"Not calibrated, measured as they came: {why}.", *notes]
         return Story(before=before, source=found.source, class_names=found.class_names, notes=tuple(notes))
     return _story(found, before, after, calibrator, notes, n_fitted=len(fitted), held_out=True)
@@ -100,22 +102,20 @@ def _story(
     n_fitted: int | None = None,
     held_out: bool | None = None,
 ) -> Story:
-    from softargmax.report import Story
+    from softargmax.report import Fit, Story, temperature_of
 
-    temperature = getattr(calibrator, "temperature_", None)
-    interval = None
-    if temperature is not None and hasattr(calibrator, "interval"):
-        interval = calibrator.interval()
+    temperature, interval = temperature_of(calibrator) or (None, None)
     return Story(
         before=before,
         after=after,
         source=found.source,
         class_names=found.class_names,
-        temperature=None if temperature is None else float(temperature),
+        temperature=temperature,
         temperature_interval=interval,
         n_fitted=n_fitted,
         held_out=held_out,
         notes=(*lifted(calibrator), *notes),
+        fit=Fit.of(calibrator, found.class_names),
     )
 
 

@@ -19,6 +19,8 @@ OUR_WARNINGS = (
     _checks.LikelyProbabilitiesWarning,
     _checks.CalibrationDegenerateWarning,
     _checks.AbsentClassesWarning,
+    _checks.FewRowsWarning,
+    _checks.NllRisesWarning,
     _checks.LiftedLogitsWarning,
 )
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,15 @@ def evaluate(
             help="Exit with 1 if this holds of the numbers of --json, such as ece_upper > 0.05. May be repeated.",
         ),
     ] = None,
+    calibrator: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrator",
+            metavar="CAL.json",
+            show_default=False,
+            help="Measure the probabilities that it gives; the table has those before beside them.",
+        ),
+    ] = None,
     bins: Annotated[int, typer.Option("--bins", metavar="N", help="Bins of equal width for the ECE.")] = 15,
     labels: LabelsAt = None,
     logits: AsLogits = False,
@@ -53,13 +63,17 @@ def evaluate(
     from softargmax.report import Story
 
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
-    evaluation = _measure.as_they_are(found, n_bins=bins)
+    if calibrator is None:
+        story = Story(_measure.as_they_are(found, n_bins=bins), source=found.source, class_names=found.class_names)
+    else:
+        story = _measure.all_rows(found, _arguments.calibrator(calibrator, found), n_bins=bins)
+    evaluation = story.last
     numbers = evaluation.to_dict() if conditions else {}
     broken = [f"{text} ({name} is {numbers[name]:.6g})" for text, name, holds in conditions if holds(numbers)]
     if as_json:
         print(evaluation.to_json())
     else:
-        _show.table(Story(before=evaluation, source=found.source, class_names=found.class_names))
+        _show.table(story)
     for text in broken:
         print(f"softargmax: check failed: {text}", file=sys.stderr)
     if broken:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softargmax.cli import _arguments
-from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt
+from softargmax.cli._arguments import DEFAULT_METHOD, AsLogits, AsLogProbs, AsProbs, LabelsAt
 
 
 def report(
@@ -26,6 +26,15 @@ def report(
             help="Measure this calibrator on all rows. Without it, one is fitted on half of them for the other half.",
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            show_default=DEFAULT_METHOD,
+            help="What is fitted where no --calibrator is given, as in calibrate.",
+        ),
+    ] = None,
     beside: Annotated[
         Path | None, typer.Option("--beside", metavar="RUN", show_default=False, help="A second run, side by side.")
     ] = None,
@@ -39,13 +48,16 @@ def report(
     from softargmax.report import headline
 
     if preds.is_dir():
-        return _of_runs([preds] if beside is None else [preds, beside], output, calibrator)
+        return _of_runs([preds] if beside is None else [preds, beside], output, calibrator, method)
     if beside is not None:
         raise ValueError(f"--beside goes with a run, a folder of softargmax train; {preds} is a file")
+    if calibrator is not None and method is not None:
+        raise ValueError(f"--calibrator {calibrator} is fitted already: leave out --method, or --calibrator")
+    unfitted = _arguments.method(DEFAULT_METHOD if method is None else method)
     _arguments.check_output(output, [preds] if calibrator is None else [preds, calibrator])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
     if calibrator is None:
-        story = _measure.halves(found)
+        story = _measure.halves(found, unfitted)
     else:
         story = _measure.all_rows(found, _arguments.calibrator(calibrator, found))
     print(_show.page(story, output))
@@ -53,12 +65,12 @@ def report(
     _show.notes(story)
 
 
-def _of_runs(folders: list[Path], output: Path, calibrator: Path | None) -> None:
+def _of_runs(folders: list[Path], output: Path, calibrator: Path | None, method: str | None) -> None:
     from softargmax._files import write_whole
     from softargmax.report.runs import runs_page
     from softargmax.training import read_run
 
-    if calibrator is not None:
-        raise ValueError(f"{folders[0]} is a run, which has its own calibrator: leave out --calibrator")
+    if option := "--calibrator" if calibrator else "--method" if method else "":
+        raise ValueError(f"{folders[0]} is a run, which has its own calibrator: leave out {option}")
     write_whole(output, runs_page([read_run(folder) for folder in folders]).encode())
     print(f"wrote {output}; open it in a browser: {output.resolve().as_uri()}")

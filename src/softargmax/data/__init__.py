@@ -7,7 +7,9 @@ from softargmax.data.predictions import (
     Predictions,
     cifar10_resnet20,
     read_predictions,
+    row_batches,
     writable_kind,
+    write_batches,
     write_predictions,
 )
 
@@ -25,6 +27,8 @@ __all__ = [
     "read_images",
     "read_picture",
     "read_predictions",
+    "row_batches",
     "writable_kind",
+    "write_batches",
     "write_predictions",
 ]

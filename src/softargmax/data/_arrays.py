@@ -61,7 +61,7 @@ def read_npz(file: Path, name: str) -> Array:
         except MemoryError:
             raise
         except Exception as error:  # foreign bytes: the zip, zlib and NumPy readers raise a dozen kinds
-            raise ValueError(f"{file}: array `{name}` cannot be read: {_reason(error)}") from None
+            raise ValueError(f"{file}: array `{name}` cannot be read: {reason(error)}") from None
     if not isinstance(array, np.ndarray):  # a .npy in name only
         raise ValueError(f"{file}: `{name}` is not an array; write the file with numpy.savez")
     return array
@@ -81,7 +81,7 @@ def _load(file: Path, stream: BinaryIO) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # foreign bytes, as above
-        raise ValueError(f"{file} cannot be read: {_reason(error)}") from None
+        raise ValueError(f"{file} cannot be read: {reason(error)}") from None
 
 
 def _instead(start: bytes) -> str:
@@ -96,7 +96,8 @@ def _instead(start: bytes) -> str:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, where a library raised `error` over its bytes."""
     if "allow_pickle" in str(error):
         return (
             "it holds Python objects as a pickle, which can run code and is never read; "

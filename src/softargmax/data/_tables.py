@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import compress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def columns(file: Path, content: bytes, names: list[str], wanted: dict[str, type
     """The `wanted` columns: float gives float64, str an object array of text. Raises naming line and column."""
     if b"\n" not in content and b"\r" not in content:
         raise ValueError(f"{file} has a header and no rows; wanted one line per example under it")
-    pyarrow, _ = _pyarrow()
+    pyarrow, _ = arrow_for("csv")
     as_types = {name: pyarrow.float64() if kind is float else pyarrow.string() for name, kind in wanted.items()}
     try:
         table = _parse(file, content, names, as_types)
@@ -81,17 +81,16 @@ def columns(file: Path, content: bytes, names: list[str], wanted: dict[str, type
     return {name: column.to_numpy() for name, column in zip(wanted, table.columns, strict=True)}
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def arrow_for(kind: Literal["csv", "parquet"]) -> tuple[Any, Any]:
+    """pyarrow, and its part for files of this kind."""
     try:
-        import pyarrow
-        from pyarrow import csv as arrow
+        return import_module("pyarrow"), import_module(f"pyarrow.{kind}")
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('CSV files need the app extra: pip install "softargmax[app]"') from None
-    return pyarrow, arrow
+        raise ModuleNotFoundError(f'.{kind} files need the app extra: pip install "softargmax[app]"') from None
 
 
 def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any]) -> Any:
-    pyarrow, arrow = _pyarrow()
+    pyarrow, arrow = arrow_for("csv")
     ragged: list[Any] = []
 
     def note(row: Any) -> str:
@@ -118,7 +117,7 @@ def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any]) 
 
 
 def _first_bad_cell(file: Path, content: bytes, names: list[str], numbers: set[str], error: ValueError) -> ValueError:
-    pyarrow, _ = _pyarrow()
+    pyarrow, _ = arrow_for("csv")
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -170,16 +169,3 @@ def _shown(cell: str) -> str:
         return "an empty cell"
     text = repr(cell)[1:-1]  # one line, whatever is in it
     return f"`{text[:40]}{'…' * (len(text) > 40)}`{' (is a quote left open?)' if chr(10) in cell else ''}"
-
-
-def write(stream: BinaryIO, header_names: list[str], numbers: Array, label_column: Array | None) -> None:
-    """Write a header, then `label_column` (if any) and the columns of `numbers` (N, K), each with all its digits."""
-    pyarrow, arrow = _pyarrow()
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(header_names)
-    stream.write(line.getvalue().encode())
-    # float64 holds every float16 and float32, so what is read back is what was there
-    data = [] if label_column is None else [pyarrow.array(label_column)]
-    data += [pyarrow.array(column) for column in np.asarray(numbers, dtype=np.float64).T]
-    table = pyarrow.Table.from_arrays(data, names=header_names)
-    arrow.write_csv(table, stream, arrow.WriteOptions(include_header=False))

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from softargmax import _checks
 from softargmax._files import whole_file
-from softargmax.data import _tables
+from softargmax.data import _records, _tables, _writers
 from softargmax.data._arrays import did_you_mean, existing_file, listed, nearest, npz_names, read_npy, read_npz
 from softargmax.typing import Array, IntArray, Labels, Probs
 
 Kind: TypeAlias = Literal["logits", "log_probs", "probs"]
 KINDS: tuple[Kind, ...] = ("logits", "log_probs", "probs")
-PREDICTION_FILES = (".npz", ".npy", ".csv")
+PREDICTION_FILES = (".npz", ".npy", ".csv", ".parquet", ".jsonl")
 LABEL_FILES = (".npy", ".npz", ".csv", ".txt")
+_BATCH_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +75,14 @@ def read_predictions(
     `.csv`: a header; the labels come first, in a column `label` (integers from 0, or class names); every column after
     it is a class, in class order. Columns before it are refused, and so are classes named label, labels, id, idx,
     index, row, pred, prediction, predicted or target, in capitals or not.
+    `.parquet` and `.jsonl`: in each row a list of K numbers called `logits`, `log_probs` or `probs`, and a `label`, an
+    integer from 0 or a class name; in the first row, `class_names` (K texts) if there. Other fields are left out.
     `.npy`: the scores alone.
 
-    `kind` says what the scores are: needed for .npy and .csv; for .npz it chooses where several are there.
-    `labels` names another array of the .npz or column of the .csv (a column `label` is then left out, wherever it
-    stands), or a file: .npy, .npz with `labels`, .csv with a column `label`, or .txt with one integer a line. Without
-    labels anywhere: None, an error if `need_labels`.
+    `kind` says what the scores are: needed for .npy and .csv; elsewhere it chooses where several are there. `labels`
+    names another array, column or field (in a .csv a column `label` is then left out, wherever it stands), or a file:
+    .npy, .npz with `labels`, .csv with a column `label`, or .txt with one integer a line. Without labels anywhere:
+    None, an error if `need_labels`.
 
     Raises ValueError or TypeError, naming file, row (counted from 0) or line (counted from 1) and column: the file is
     missing, empty, damaged or of another kind; arrays are missing, of other shapes or no real numbers; logits hold NaN
@@ -95,7 +98,8 @@ def read_predictions(
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {listed(KINDS)}; got {kind!r}")
     file = existing_file(path, PREDICTION_FILES)
-    reader = {".npz": _from_npz, ".npy": _from_npy, ".csv": _from_csv}[file.suffix.lower()]
+    readers = {".npz": _from_npz, ".npy": _from_npy, ".csv": _from_csv}
+    reader = readers.get(file.suffix.lower(), _from_records)
     found = reader(file, kind, None if labels is None else os.fspath(labels), need_labels)
     scores = _scores(found)
     return Predictions(
@@ -113,45 +117,63 @@ def write_predictions(
     labels: Labels | None = None,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write probabilities (N, K) to a .npz, .npy or .csv file, all of it or nothing.
+    """Write probabilities (N, K) to a .npz, .npy, .csv, .parquet or .jsonl file, all of it or nothing.
 
-    `.npz` holds `probs` in its dtype, `labels` and `class_names` if given; `.csv` a column `label` if given, then one
-    column per class, with all digits; `.npy` the probabilities alone. `read_predictions(path, kind="probs")` gives back
-    the same values bit for bit.
+    `.npz` holds `probs` in its dtype, `labels` and `class_names` if given; `.parquet` and `.jsonl` the lists `probs`,
+    `label` and, in the first row, `class_names` if given; `.csv` a column `label` if given, then one column per class;
+    `.npy` the probabilities alone. All digits are kept: `read_predictions(path, kind="probs")` gives back the same
+    values bit for bit.
 
     Raises ValueError or TypeError for another extension, arrays that do not fit together, class names a CSV header
     cannot hold (twice the same, `label` or `id`, a number), or a file that cannot be written.
     """
-    file = writable_kind(path)
     array = _checks.real_array("probs", probs)
     if array.ndim != 2:
         raise ValueError(f"probs must have shape (N, K), one row an example; got shape {array.shape}")
-    integers = None if labels is None else _checks.integer_labels(labels, array.shape[:1], array.shape[1])
+    batches = (array[rows] for rows in row_batches(*array.shape))
+    write_batches(path, batches, array.shape, array.dtype, labels, class_names)
+
+
+def write_batches(
+    path: str | os.PathLike[str],
+    batches: Iterable[Array],
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    labels: Labels | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """`write_predictions` of rows that are made while the file is written: a batch is in memory at a time.
+
+    `batches` are arrays (n, K) of `dtype`, all N rows of `shape` (N, K) in order. What they raise leaves no file.
+    """
+    file = writable_kind(path)
+    integers = None if labels is None else _checks.integer_labels(labels, shape[:1], shape[1])
     names = None if class_names is None else tuple(str(name) for name in class_names)
-    if names is not None and len(names) != array.shape[1]:
-        raise ValueError(f"class_names must be {array.shape[1]}, one a class; got {len(names)}")
-    # into memory first: zip and NumPy writers on a full disk fail twice, and without saying why
-    content = io.BytesIO()
-    if file.suffix.lower() == ".npy":
-        np.save(content, array, allow_pickle=False)
-    elif file.suffix.lower() == ".npz":
-        arrays = {"probs": array}
-        if integers is not None:
-            arrays["labels"] = integers
-        if names is not None:
-            arrays["class_names"] = np.array(names)
-        np.savez(content, allow_pickle=False, **arrays)
-    else:
-        head = list(names or map(str, range(array.shape[1])))
-        if len(set(head)) < len(head) or _tables.no_class(head):
-            raise ValueError(
-                f"cannot write {file}: CSV columns need names of their own, none of {listed(_tables.NO_CLASS)}; "
-                "rename the class, or write .npz"
-            )
-        _tables.class_columns(file, head)
-        _tables.write(content, head if integers is None else ["label", *head], array, integers)
+    if names is not None and len(names) != shape[1]:
+        raise ValueError(f"class_names must be {shape[1]}, one a class; got {len(names)}")
+    suffix = file.suffix.lower()
+    if suffix == ".csv":
+        _check_header(file, names or tuple(map(str, range(shape[1]))))
+    elif names is not None and len(set(names)) < len(names) and suffix in (".parquet", ".jsonl"):
+        raise ValueError(f"cannot write {file}: two classes have the same name; rename one, or write .npz")
     with whole_file(file) as stream:
-        stream.write(content.getbuffer())
+        _writers.WRITERS[suffix](stream, _writers.Content(batches, shape, dtype, integers, names))
+
+
+def row_batches(n_rows: int, n_classes: int) -> Iterator[slice]:
+    """Slices of rows, of 32 MiB in float64 at most, all but equally long."""
+    count = max(1, -(-n_rows * n_classes // _BATCH_ELEMENTS))
+    edges = [n_rows * i // count for i in range(count + 1)]
+    return (slice(start, stop) for start, stop in pairwise(edges))
+
+
+def _check_header(file: Path, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names) or _tables.no_class(names):
+        raise ValueError(
+            f"cannot write {file}: CSV columns need names of their own, none of {listed(_tables.NO_CLASS)}; "
+            "rename the class, or write .npz"
+        )
+    _tables.class_columns(file, names)
 
 
 def writable_kind(path: str | os.PathLike[str]) -> Path:
@@ -204,23 +226,7 @@ class _Found:
 
 def _from_npz(file: Path, kind: Kind | None, labels: str | None, need_labels: bool) -> _Found:
     names = npz_names(file)
-    present = [name for name in KINDS if name in names]
-    if kind is not None and kind not in names:
-        raise ValueError(
-            f"{file}: {_flag(kind)} was asked for, and there is no array `{kind}`; it has {listed(names)}"
-            f"{did_you_mean(kind, names) if not present else ''}"
-        )
-    if kind is None and not present:
-        others = [name for name in names if name != "labels"]
-        near, meant = next(((near, k) for k in KINDS if (near := nearest(k, others))), (None, "logits"))
-        hint = "name the scores by what they are" if near is None else f"did you mean `{meant}`? rename `{near}`"
-        raise ValueError(
-            f"{file}: there is no array `logits`, `log_probs` or `probs`; it has {listed(names)}; {hint}, "
-            f"as in numpy.savez(path, {meant}=…, labels=…)"
-        )
-    if kind is None and len(present) > 1:
-        raise ValueError(f"{file} holds {listed(present)}; say which is meant: {' or '.join(map(_flag, present))}")
-    kind = kind or present[0]
+    kind = _kind_among(file, names, kind, "array", "labels", "numpy.savez(path, {}=…, labels=…)")
     name = labels if labels is not None and labels in names else "labels"
     cells = None
     if name in names and (labels is None or labels == name):
@@ -242,6 +248,26 @@ def _from_npz(file: Path, kind: Kind | None, labels: str | None, need_labels: bo
         labels=cells,
         class_names=read_npz(file, "class_names") if "class_names" in names else None,
     )
+
+
+def _kind_among(file: Path, names: Sequence[str], kind: Kind | None, word: str, label: str, example: str) -> Kind:
+    present = [name for name in KINDS if name in names]
+    if kind is not None and kind not in names:
+        raise ValueError(
+            f"{file}: {_flag(kind)} was asked for, and there is no {word} `{kind}`; it has {listed(names)}"
+            f"{did_you_mean(kind, names) if not present else ''}"
+        )
+    if kind is None and not present:
+        others = [name for name in names if name != label]
+        near, meant = next(((near, k) for k in KINDS if (near := nearest(k, others))), (None, "logits"))
+        hint = "name the scores by what they are" if near is None else f"did you mean `{meant}`? rename `{near}`"
+        raise ValueError(
+            f"{file}: there is no {word} `logits`, `log_probs` or `probs`; it has {listed(names)}; {hint}, "
+            f"as in {example.format(meant)}"
+        )
+    if kind is None and len(present) > 1:
+        raise ValueError(f"{file} holds {listed(present)}; say which is meant: {' or '.join(map(_flag, present))}")
+    return kind or present[0]
 
 
 def _from_npy(file: Path, kind: Kind | None, labels: str | None, need_labels: bool) -> _Found:
@@ -312,6 +338,45 @@ def _from_csv(file: Path, kind: Kind | None, labels: str | None, need_labels: bo
         cell=lambda i, j: f"line {i + 2}, column `{class_names[j]}`",
         labels=cells,
         class_names=class_names,
+    )
+
+
+def _from_records(file: Path, kind: Kind | None, labels: str | None, need_labels: bool) -> _Found:
+    with _records.opened(file) as records:
+        names, word = records.names, records.word
+        kind = _kind_among(file, names, kind, word, "label", _records.EXAMPLE)
+        name = labels if labels is not None and labels in names else "label"
+        has_labels = name in names and (labels is None or labels == name)
+        if labels is None and not has_labels and need_labels:
+            raise ValueError(
+                f"{file}: there is no {word} `label`; it has {listed(names)}; add it, an integer or a class name a "
+                f"row, or say where the labels are with --labels NAME or FILE{did_you_mean('label', names)}"
+            )
+        scores, values = _records.read(records, kind, name if has_labels else None)
+
+    def where(i: int) -> str:
+        return f"{records.row(i)}, {word} `{name}`"
+
+    cells = None
+    if has_labels:
+        of_rows = _records.labels_of(values, records.class_names, need_labels, lambda i: f"{file}, {where(i)}")
+        cells = None if of_rows is None else _LabelCells(of_rows, file, where)
+    elif labels is not None:
+        cells = _labels_from_file(file, labels, names, word, records.class_names)
+    if records.class_names is not None and len(scores) and len(records.class_names) != scores.shape[1]:
+        raise ValueError(
+            f"{file}: `class_names` has {len(records.class_names)} names, `{kind}` {scores.shape[1]} numbers a row; "
+            "wanted one name a class"
+        )
+    return _Found(
+        file=file,
+        scores=scores,
+        kind=kind,
+        what=f"{word} `{kind}`",
+        row=records.row,
+        cell=lambda i, j: f"{records.row(i)}, {word} `{kind}`, position {j}",
+        labels=cells,
+        class_names=records.class_names,
     )
 
 

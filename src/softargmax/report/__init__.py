@@ -16,6 +16,7 @@ from softargmax.report.curves import (
     confusion_shares,
     reliability_curves,
 )
+from softargmax.report.fit import Fit, Part, digits, in_words, temperature_of
 from softargmax.report.steps import Steps
 from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import (
@@ -50,8 +51,10 @@ __all__ = [
     "ConfidenceHistogram",
     "ConfusionShares",
     "Estimate",
+    "Fit",
     "MetricRow",
     "Mistake",
+    "Part",
     "ReliabilityCurve",
     "Steps",
     "Story",
@@ -61,11 +64,13 @@ __all__ = [
     "confidence_histograms",
     "confusion_figure",
     "confusion_shares",
+    "digits",
     "draw_confidence",
     "draw_confusion",
     "draw_counts",
     "draw_reliability",
     "headline",
+    "in_words",
     "metric_rows",
     "mistakes",
     "page",
@@ -76,6 +81,7 @@ __all__ = [
     "save",
     "save_run_figures",
     "svg",
+    "temperature_of",
     "terminal_table",
     "verdict",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -12,7 +13,7 @@ from softargmax.report.palette import css
 from softargmax.report.plots import svg
 from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import WORST, Estimate, class_rows, metric_rows, mistakes
-from softargmax.report.words import count, number, percent, plain
+from softargmax.report.words import count, number, percent, plain, whole_percent
 
 OF_RUNS = "/* ---- pages of runs ---- */\n"
 
@@ -20,12 +21,12 @@ OF_RUNS = "/* ---- pages of runs ---- */\n"
 def page(story: Story) -> str:
     """The report as one HTML5 document. Same story, same bytes; names and source are escaped.
 
-    It opens with the headline, then the metrics before and after, the figures, the classes, the most frequent mistakes,
-    and how the numbers were made. Text to be written as UTF-8.
+    It opens with the headline, then the metrics before and after, what was fitted, the figures, the classes, the most
+    frequent mistakes, and how the numbers were made. Text to be written as UTF-8.
     """
     title = headline(story)
-    parts = [_metrics(story), _confidence(story), _mistakes(story), _classes(story), _how(story)]
-    body = "\n".join(parts if story.before.n else [_metrics(story), _how(story)])
+    parts = [_metrics(story), _fitted(story), _confidence(story), _mistakes(story), _classes(story), _how(story)]
+    body = "\n".join(part for part in (parts if story.before.n else [_metrics(story), _how(story)]) if part)
     under = f'<p class="lede">{escape(verdict(story))}</p>\n{noted(story.notes)}'
     return document(title, f"<b>Calibration report</b> {_facts(story)}", under, body)
 
@@ -110,6 +111,41 @@ def _metrics(story: Story) -> str:
         rows.append(f'<th scope="row">{escape(row.name)}<small>{escape(row.meaning)}</small></th>{cells}')
     under = "" if story.before.n == 0 else "<p><small>In small print under each number: its 95% interval.</small></p>"
     return section("The numbers", in_table("metrics", heads("metric", *marks), rows, "Metrics") + under)
+
+
+def _fitted(story: Story) -> str:
+    fit, after = story.fit, story.after
+    if fit is None or after is None:
+        return ""
+    rows = "" if story.n_fitted is None else f", on {count(story.n_fitted, 'row')}"
+    told = [
+        ("Method", f"{fit.method}{rows}. {fit.choice}".strip()),
+        ("Temperature", fit.temperature),
+        ("Doubt", fit.doubt),
+        ("NLL of its own calibration rows", f"{number(fit.nll_before)} before, {number(fit.nll_after)} after"),
+        ("NLL of the rows measured here", f"{number(story.before.nll)} before, {number(after.nll)} after"),
+        ("First choices", fit.ranking),
+        ("Classes without a calibration row", ", ".join(fit.absent)),
+    ]
+    content = "".join(f"<dt>{name}</dt>\n<dd>{escape(said)}</dd>\n" for name, said in told if said)
+    table = ""
+    if fit.parts:
+        held_out = any(not math.isnan(part.held_out_nll) for part in fit.parts)
+        head = heads("method", "weight", *(["NLL on rows left out"] if held_out else []))
+        rows_of = (
+            f'<th scope="row">{_part(part.name)}</th><td>{whole_percent(part.weight)}</td>'
+            + (f"<td>{number(part.held_out_nll)}</td>" if held_out else "")
+            for part in fit.parts
+        )
+        table = in_table("names weights", head, rows_of, "What is mixed")
+    return section("What was fitted, and how sure it is", f"<dl>\n{content}</dl>\n{table}")
+
+
+def _part(name: str) -> str:
+    """The name of a method, which may break between its words, over its options."""
+    method, _, options = name.partition("(")
+    small = f"<small>{escape(options.removesuffix(')'))}</small>" if options else ""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", escape(method)) + small
 
 
 def estimated(estimate: Estimate) -> str:

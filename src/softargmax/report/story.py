@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from softargmax.report.fit import Fit
 from softargmax.report.words import count, plain, shortened, whole_percent
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Story:
     source : where the predictions came from, one line.
     class_names : K names, or None: the classes are called by their numbers.
     temperature, temperature_interval : of the calibrator, where it has one; the interval is the 95% one.
+    fit : what more is known of the calibrator.
     n_fitted : rows the calibrator was fitted on. held_out : True if none of them is among the evaluated rows,
     False if they are the same rows, None where that is not known.
     notes : plain sentences, such as warnings met on the way.
@@ -42,6 +44,7 @@ class Story:
     n_fitted: int | None = None
     held_out: bool | None = None
     notes: tuple[str, ...] = ()
+    fit: Fit | None = None
 
     def __post_init__(self) -> None:
         if self.after is not None:
@@ -50,8 +53,8 @@ class Story:
                 if mine != other:
                     came = f"{name} is {mine} before and {other} after"
                     raise ValueError(f"before and after must be evaluations of the same rows; {came}")
-        elif (self.temperature, self.temperature_interval, self.n_fitted, self.held_out) != (None,) * 4:
-            raise ValueError("temperature, n_fitted and held_out describe a calibrator; pass after= as well")
+        elif (self.temperature, self.temperature_interval, self.n_fitted, self.held_out, self.fit) != (None,) * 5:
+            raise ValueError("temperature, n_fitted, held_out and fit describe a calibrator; pass after= as well")
         if self.class_names is not None and len(self.class_names) != self.before.n_classes:
             raise ValueError(
                 f"class_names must hold one name a class: {self.before.n_classes}; got {len(self.class_names)}"
