@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -262,26 +263,69 @@ def test_halves_are_converted_exactly_elsewhere(cpu, without, uses, tmp_path):
 
 # ---- another CPU, emulated whole ----
 
+emulated = pytest.mark.skipif(sys.platform != "linux" or not X86, reason="qemu-x86_64 runs programs of Linux on x86-64")
+
 # the others start interpreters of their own, which would not be emulated
 EMULATED = "not without_numba and not cache and not caching and not elsewhere and not other and not host"
+TESTS = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", EMULATED]
+TESTS += [str(Path(__file__).with_name("test_kernels.py")), __file__]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or not X86, reason="qemu-x86_64 runs programs of Linux on x86-64")
-@pytest.mark.parametrize("cpu", ["Nehalem", "Haswell"])
-def test_the_tests_of_kernels_under_qemu(cpu, tmp_path):
+def emulator(cpu):
+    """The words before a command that is to run on this CPU, and on no better one."""
     qemu = shutil.which("qemu-x86_64")
     if qemu is None:
         pytest.skip("qemu-x86_64 is not installed; on Debian it is in the package qemu-user")
-    chosen = [str(Path(__file__).with_name("test_kernels.py")), __file__]
-    command = [qemu, "-cpu", cpu, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-    given = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU")}
-    result = subprocess.run(
-        [*command, "-k", EMULATED],
-        env=given | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return [qemu, "-cpu", cpu.capitalize()]
+
+
+def python(*words, on=(), given):
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU")}
+    command = [*on, sys.executable, *words]
+    return subprocess.run(command, env=usual | given, capture_output=True, text=True, check=False)
+
+
+def succeeded(result):
     print(result.stdout[-2000:])
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+@emulated
+@pytest.mark.parametrize("cpu", FEATURES)
+def test_the_tests_of_kernels_pass_on_an_emulated_cpu(cpu, tmp_path):
+    # to compile inside the emulator takes more than half an hour: the cache is filled outside, with code for this CPU
+    on, given = emulator(cpu), environment(cpu, tmp_path)
+    succeeded(python(*TESTS, given=given))
+    compiled = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    assert compiled
+    succeeded(python(*TESTS, on=on, given=given))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} == compiled
+
+
+@pytest.mark.slow
+@emulated
+@pytest.mark.parametrize("cpu", FEATURES)
+def test_an_emulated_cpu_compiles_for_itself(cpu, tmp_path):
+    program = """
+        from tests.kernels import test_cpus
+        test_cpus.test_width_and_fma_are_those_of_the_cpu_that_runs()
+        print(test_cpus.host_features().get("fma", False))
+    """
+    program = textwrap.dedent(program) + textwrap.dedent(SHOW)
+    shown = succeeded(python("-c", program, on=emulator(cpu), given=environment("host", tmp_path / "emulated")))
+    fma, *results = shown.split()
+    assert fma == str(cpu == "haswell")
+    usual = succeeded(python("-c", textwrap.dedent(SHOW), given=environment(cpu, tmp_path / "outside")))
+    assert results == usual.split()
+
+
+@pytest.mark.slow
+@emulated
+def test_an_emulated_cpu_refuses_what_it_has_no_instructions_for(tmp_path):
+    program, given = textwrap.dedent(SHOW), environment("haswell", tmp_path)
+    succeeded(python("-c", program, given=given))
+    succeeded(python("-c", program, on=emulator("haswell"), given=given))
+    refused = python("-c", program, on=emulator("nehalem"), given=given)
+    assert refused.returncode == -signal.SIGILL, refused.stderr[-2000:]
