@@ -57,12 +57,7 @@ class ProbsCalibrator(LogitCalibrator):
         self._fit_probs(self._finite(logits)[0], labels, weights, spread)
         self.nll_before_ = mean_nll(logits, labels, weights)
         self.nll_after_ = mean_nll(logits, labels, weights, self._transform)
-        if self.nll_after_ > self.nll_before_ + 1e-12 * max(1.0, self.nll_before_):
-            warn(
-                f"{type(self).__name__} raised the NLL of its own calibration rows from {self.nll_before_:.4g} to "
-                f"{self.nll_after_:.4g}; temperature scaling never does",
-                NllRisesWarning,
-            )
+        warn_if_it_rises(self)
 
     def _transform(self, logits: Float64Array) -> Float64Array:
         finite, low = self._finite(logits)
@@ -78,6 +73,17 @@ class ProbsCalibrator(LogitCalibrator):
         with np.errstate(invalid="ignore"):
             probs = np.where(total > 0, probs / total, uniform)
         return (1 - self._epsilon) * probs + self._epsilon * uniform
+
+
+def warn_if_it_rises(calibrator: LogitCalibrator) -> None:
+    """Of a method that minimises something else: the NLL of its own rows, if it is worse than before."""
+    before, after = calibrator.nll_before_, calibrator.nll_after_
+    if after > before + 1e-12 * max(1.0, before):
+        warn(
+            f"{type(calibrator).__name__} raised the NLL of its own calibration rows from {before:.4g} to {after:.4g}; "
+            "temperature scaling never does",
+            NllRisesWarning,
+        )
 
 
 def mean_nll(

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from softargmax import ops
-from softargmax._checks import CalibrationDegenerateWarning, NllRisesWarning, warn
+from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
-from softargmax.calibration._probs import mean_nll
+from softargmax.calibration._probs import mean_nll, warn_if_it_rises
 from softargmax.calibration._store import State
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
@@ -18,6 +18,7 @@ _MAX_ITER = 1000
 _DECREMENT = 1e-20  # the square of Newton's decrement: twice what is left to gain, in nats
 _SETTLED = 1e-12  # the same where rounding allows no better
 _COLLINEAR = 1e-13  # of an eigenvalue of the scaled Hessian: a direction that the rows do not determine
+_ROUNDING = 1e-14  # of log-odds
 _FAR = 1e300  # scores beyond it are put there, so that sums and differences of scores are numbers
 
 
@@ -115,17 +116,8 @@ class SigmoidCalibrator(LogitCalibrator):
 
     def _compare(self, logits: Array, labels: IntArray, weights: Float64Array) -> None:
         self.nll_before_ = mean_nll(logits, labels, weights)
-        self.nll_after_ = sum(
-            mean_nll(self._transform(logits[block].astype(np.float64)), labels[block], weights[block])
-            * float(weights[block].sum())
-            for block in row_blocks(logits)
-        ) / float(weights.sum())
-        if self.nll_after_ > self.nll_before_ + 1e-12 * max(1.0, self.nll_before_):
-            warn(
-                f"{type(self).__name__} raised the NLL of its own calibration rows from {self.nll_before_:.4g} to "
-                f"{self.nll_after_:.4g}; temperature scaling never does",
-                NllRisesWarning,
-            )
+        self.nll_after_ = mean_nll(logits, labels, weights, self._transform)
+        warn_if_it_rises(self)
 
     def _log_odds(self, logits: Float64Array) -> Float64Array:
         """Of every class, or of the second of two; of what `keep_zero` left impossible, or certain, beyond _FAR."""
@@ -254,9 +246,10 @@ def smoothed_targets(problems: list[Problem]) -> list[Float64Array]:
 
 
 def is_constant(problems: list[Problem]) -> bool:
-    """Whether all log-odds are one number."""
+    """Whether all log-odds are one number, but for rounding."""
     lowest = min(each.log_odds.min() for each in problems)
-    return bool(lowest == max(each.log_odds.max() for each in problems))
+    highest = max(each.log_odds.max() for each in problems)
+    return bool(highest - lowest <= _ROUNDING * max(abs(lowest), abs(highest)))
 
 
 def log_odds_of_targets(problems: list[Problem], targets: list[Float64Array]) -> float:
@@ -292,10 +285,13 @@ def minimize_logistic(problems: list[Problem], targets: list[Float64Array], feat
     """Logistic regression of a few coefficients by Newton's method with backtracking: least mean cross-entropy.
 
     `features` of each problem are (coefficients, n). The loss is convex; Newton's decrement, which no change of units
-    moves, says when its minimum is reached. It starts at 0, where no row is saturated, and does not move in directions
-    that the rows do not determine.
+    moves, says when its minimum is reached. It starts at 0, where no row is saturated, or at slopes of 1 if the loss is
+    less there: the curvature of a row that lies far beyond all others would hide theirs at 0. It does not move in
+    directions that the rows do not determine.
     """
-    coefficients = np.zeros(len(features[0]))
+    flat = np.zeros(len(features[0]))
+    steep = np.append(np.ones(len(flat) - 1), 0.0)
+    coefficients = min(flat, steep, key=lambda start: _logistic(problems, targets, features, start)[0])
     value, gradient, hessian = _logistic(problems, targets, features, coefficients)
     last = np.inf
     for n_iter in range(1, _MAX_ITER + 1):  # noqa: B007  # said at the end
@@ -307,7 +303,8 @@ def minimize_logistic(problems: list[Problem], targets: list[Float64Array], feat
         while length:
             trial = coefficients + length * step
             there = _logistic(problems, targets, features, trial)
-            if there[0] <= value - 1e-4 * length * decrement + 2e-16 * value:
+            # so near, the loss no longer shows whether a step is good
+            if decrement < _SETTLED or there[0] <= value - 1e-4 * length * decrement + 2e-16 * value:
                 break
             length = length / 2 if length > 1e-12 else 0.0
         if not length:

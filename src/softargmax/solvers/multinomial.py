@@ -145,8 +145,14 @@ class Dense:
             some = ones[rows]
             inverse[k] = (some.T * h[rows, k]) @ some + others[k] * common
             inverse[k, np.arange(d), np.arange(d)] += ridge[:, k]
-        few_digits = np.linalg.inv(inverse).astype(np.float32)  # it is read for every product
-        return lambda r: np.matmul(few_digits, r.T.astype(np.float32)[:, :, None])[:, :, 0].T.astype(np.float64)
+        inverse = np.linalg.inv(inverse).astype(x.dtype)  # it is read for every product
+
+        def solve(r: Float64Array) -> Float64Array:
+            size = np.abs(r).max(initial=0.0) or 1.0
+            z = np.matmul(inverse, (r / size).T.astype(x.dtype)[:, :, None])[:, :, 0].T
+            return size * z.astype(np.float64)
+
+        return solve
 
     def _shared(self, x: Array, h: Array, ridge: Float64Array) -> Solve:
         """One matrix of second moments for all classes, times how much each class counts, plus the penalty.
@@ -367,7 +373,7 @@ class _Search:
         hessian += self.penalty.matrix()
         free = np.broadcast_to(self.free, gradient.shape).ravel() > 0
         step = np.zeros(gradient.size)
-        scale = np.diag(hessian)[free] ** -0.5
+        scale = np.maximum(np.diag(hessian)[free], np.finfo(float).tiny) ** -0.5
         scaled = hessian[np.ix_(free, free)] * scale[:, None] * scale
         scaled[np.diag_indices(len(scale))] += _JITTER
         step[free] = scale * np.linalg.solve(scaled, -gradient.ravel()[free] * scale)
