@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 import softargmax as sa
 from softargmax import AbsentClassesWarning, CalibrationDegenerateWarning
+from softargmax.calibration import _base, temperature
 from softargmax.data import cifar10_resnet20
 
 
@@ -308,3 +309,26 @@ def test_the_probabilities_are_the_softmax_of_the_divided_logits():
     np.testing.assert_allclose(calibrator.predict_proba(logits), sa.softmax(logits, temperature=t), rtol=1e-13)
     np.testing.assert_allclose(calibrator.transform(logits), logits / t, rtol=1e-15)
     assert calibrator.score(logits, labels) == (logits.argmax(-1) == labels).mean()
+
+
+def test_a_large_fit_reads_the_rows_six_times_at_most(monkeypatch):
+    read = []
+
+    def counted(function):
+        def count(logits, *rest):
+            read.append(len(logits))
+            return function(logits, *rest)
+
+        return count
+
+    monkeypatch.setattr(temperature, "temperature_objective", counted(temperature.temperature_objective))
+    monkeypatch.setattr(_base, "row_spread", counted(_base.row_spread))
+    for seed, t in ((0, 2.5), (1, 0.8), (2, 20.0)):
+        rng = np.random.default_rng(seed)
+        logits = (rng.standard_normal((100_000, 10)) * 4).astype(np.float32)
+        labels = (logits / t + rng.gumbel(size=logits.shape)).argmax(-1)
+        read.clear()
+        fitted = sa.TemperatureScaling().fit(logits, labels)
+        assert fitted.temperature_ == pytest.approx(t, rel=0.1)
+        assert sum(read) <= 6 * len(logits)
+        assert max(read) == len(logits)

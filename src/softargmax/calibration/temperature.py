@@ -159,12 +159,17 @@ def find_temperature(
     def loss(log_t: Float64Array) -> Float64Array:
         return temperature_objective(logits, labels, weights, np.exp(log_t)) / total
 
-    value, slope, curvature = map(float, loss(np.zeros(1))[0])
     if not spread.largest:
+        value = float(loss(np.zeros(1))[0, 0])
         at_1 = Minimum(0.0, value, slope=0.0, curvature=0.0, n_iter=0, converged=True, at_bound=False)
         why = "the logits are constant in every row, so any temperature fits alike; T = 1"
         return FoundTemperature(at_1, value, why, loss, (0.0, 0.0), value)
     low, high = _search(spread)
+    if start is None:
+        start = _start(logits, labels, weights, spread)
+    start = min(max(start, low), high)
+    known = dict(zip((0.0, start), loss(np.array([0.0, start])), strict=True))  # two temperatures in one read
+    value, slope, curvature = map(float, known[0.0])
     if _separable(logits, labels):
         best = _laplace(loss, value, 1 / (size(weights) + 2), low)
         why = (
@@ -172,9 +177,7 @@ def find_temperature(
             f"{math.exp(best.x):.4g} gives a calibration NLL of {best.value:.3g}"
         )
         return FoundTemperature(best, value, why, loss, (-_WIDEST_SEARCH, high), 0.0)
-    if start is None:
-        start = _start(logits, labels, weights, spread)
-    best = minimize_newton_1d(_at(loss), start=start, low=low, high=high)
+    best = minimize_newton_1d(_at(loss, known), start=start, low=low, high=high)
     if best.curvature < _FLAT:
         best = _end_of_a_plateau(loss, best, low, high)
     if best.value > value:  # by rounding only: T = 1 was as good
@@ -211,9 +214,8 @@ def _start(logits: Array, labels: IntArray, weights: Float64Array, spread: Sprea
     some = slice(None, None, step)
     z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
     low, high = _search(spread)
-    return minimize_newton_1d(
-        _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum()), start=start, low=low, high=high
-    ).x
+    loss = _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum(), {})
+    return minimize_newton_1d(loss, start=start, low=low, high=high).x
 
 
 def _search(spread: Spread) -> tuple[float, float]:
@@ -237,9 +239,9 @@ def _end_of_a_plateau(loss: Loss, best: Minimum, low: float, high: float) -> Min
     return best
 
 
-def _at(loss: Loss) -> Callable[[float], tuple[float, float, float]]:
+def _at(loss: Loss, known: dict[float, Float64Array]) -> Callable[[float], tuple[float, float, float]]:
     def objective(x: float) -> tuple[float, float, float]:
-        value, slope, curvature = loss(np.array([x]))[0]
+        value, slope, curvature = known[x] if x in known else loss(np.array([x]))[0]
         return float(value), float(slope), float(curvature)
 
     return objective
