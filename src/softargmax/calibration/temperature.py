@@ -18,6 +18,7 @@ from softargmax.solvers import Minimum, minimize_newton_1d
 from softargmax.typing import Array, Float64Array, IntArray
 
 _SUBSAMPLE = 8192  # rows of the first search where there are at least four times as many
+_SUBSAMPLE_TOLERANCE = 1e-3  # of log T; so many rows tell no more
 _WIDEST_SEARCH = 640.0  # of |log T|: T and 1/T are normal numbers with room to spare
 _WIDEST_LEVEL = 0.999
 _FLAT = 1e-9  # curvature of the mean NLL below which the minimum may be a plateau
@@ -215,7 +216,7 @@ def _start(logits: Array, labels: IntArray, weights: Float64Array, spread: Sprea
     z, y, w = np.ascontiguousarray(logits[some]), labels[some], np.ascontiguousarray(weights[some])
     low, high = _search(spread)
     loss = _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum(), {})
-    return minimize_newton_1d(loss, start=start, low=low, high=high).x
+    return minimize_newton_1d(loss, start=start, low=low, high=high, tolerance=_SUBSAMPLE_TOLERANCE).x
 
 
 def _search(spread: Spread) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_TOLERANCE = 1e-8  # of x; the step of this size is still taken, so the error left is of the order of its square
+_TOLERANCE = 3e-7  # of x; the step of this size is still taken, so the error left is of the order of its square
 _FIRST_LIMIT = 2.0  # of a step; it doubles while steps reach it, so that a far minimum costs few of them
 _MAX_ITER = 100
 
@@ -24,14 +24,20 @@ class Minimum:
 
 
 def minimize_newton_1d(
-    objective: Callable[[float], tuple[float, float, float]], *, start: float, low: float, high: float
+    objective: Callable[[float], tuple[float, float, float]],
+    *,
+    start: float,
+    low: float,
+    high: float,
+    tolerance: float = _TOLERANCE,
 ) -> Minimum:
     """Minimise a function of one variable with a single valley on [low, high].
 
     `objective(x)` returns (value, slope, curvature), finite. Every evaluation narrows the bracket by the sign of the
     slope; where Newton's step leaves it, or the curvature is not positive, the bracket is halved or a step of fixed
-    length is taken, so the method cannot run away. The last step, of 1e-8 or less, is taken without another evaluation:
-    value and slope are then those of the parabola there. `at_bound` means that the function still falls at that end.
+    length is taken, so the method cannot run away. The last step, of `tolerance` or less, is taken without another
+    evaluation: value and slope are then those of the parabola there. `at_bound` means that the function still falls at
+    that end.
 
     >>> minimize_newton_1d(lambda x: ((x - 3) ** 2, 2 * (x - 3), 2.0), start=0.0, low=-10.0, high=10.0).x
     3.0
@@ -52,7 +58,7 @@ def minimize_newton_1d(
         step = -slope / curvature if newton else limit * (-1.0 if slope > 0 else 1.0)
         step = min(max(step, -limit), limit)
         limit = 2 * limit if abs(step) == limit else _FIRST_LIMIT
-        if newton and abs(step) <= _TOLERANCE:
+        if newton and abs(step) <= tolerance:
             gain = step * (slope + 0.5 * curvature * step)
             return Minimum(x + step, value + gain, slope + curvature * step, curvature, n_iter, True, False)
         trial = x + step
