@@ -29,7 +29,7 @@ from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _FEW_ROWS = 200  # below, held-out rows cannot tell the methods apart
 _MANY_CLASSES = 200  # above, a matrix has more entries than rows can tell
-_SOME_CLASSES = 32  # above, fewer matrices are tried: a fit takes as long as all others together
+_SOME_CLASSES = 32  # above, one matrix is tried: its fits take longer than all others together
 _SMALL_WEIGHT = 0.01  # a method of less is left out
 _ACCURACY = 1e-3  # of the logits, root mean square: the NLL is then right to 1e-6
 _HELD_OUT_ACCURACY = 2e-2  # in a part; to weigh methods takes no more
@@ -64,7 +64,7 @@ class _Structured(NamedTuple):
 _VECTORS = [_Structured(False, "log_probs", strength) for strength in (1.0, 0.1)]
 _MATRICES = [_Structured(True, "log_probs", strength) for strength in (1.0, 0.3, 0.1)]
 _MATRICES += [_Structured(True, "centred", 0.3)]
-_FEW_MATRICES = [_Structured(True, "log_probs", strength) for strength in (1.0, 0.1)]
+_ONE_MATRIX = [_Structured(True, "log_probs", 0.3)]
 
 
 class AutoCalibrator(ProbsCalibrator):
@@ -212,7 +212,7 @@ class AutoCalibrator(ProbsCalibrator):
             return []
         if n_classes > _MANY_CLASSES:
             return _VECTORS
-        return _VECTORS + (_MATRICES if n_classes <= _SOME_CLASSES else _FEW_MATRICES)
+        return _VECTORS + (_MATRICES if n_classes <= _SOME_CLASSES else _ONE_MATRIX)
 
     def _weigh(self, names: list[str], likelihoods: Float64Array, weights: Float64Array) -> Float64Array:
         """The weights of the mixture under which the rows are most likely, without what hardly counts."""
