@@ -27,10 +27,11 @@ from softargmax._checks import (
     warn_if_probabilities,
 )
 from softargmax.calibration._arrays import in_numpy
-from softargmax.ops.spread import RowSpread, row_spread
+from softargmax.ops.spread import row_spread
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _BLOCK_ELEMENTS = 1 << 18
+_SPREAD_ELEMENTS = 1 << 22  # enough to share between threads
 _LARGEST_WEIGHT = 1e100  # sums and products of weights stay in range
 _FEW_ROWS = 10  # of a class, for a method that fits numbers of its own to each class
 
@@ -121,15 +122,16 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         self.classes_ = self._class_list(n_classes)
         labels = self._labels(given, counted)
         logits = _computable(logits)
-        spread = row_spread(logits)
-        if not np.isfinite(spread.top[counted]).all():
-            usable_logits("logits", logits, rows=counted)  # words the error
+        given_logits = logits
         if not counted.all():
-            logits, labels, weights, spread = logits[counted], labels[counted], weights[counted], spread.of(counted)
+            logits, labels, weights = logits[counted], labels[counted], weights[counted]
+        spread = Spread.of(logits)
+        if not spread.is_usable:
+            usable_logits("logits", given_logits, rows=counted)  # words the error
         warn_if_probabilities(logits)
         self._check_enough(labels)
-        logits, limits = self._lift(logits, labels, weights, spread)
-        return Rows(logits, labels, weights, limits, counted)
+        logits, spread = self._lift(logits, labels, weights, spread)
+        return Rows(logits, labels, weights, spread, counted)
 
     def _check_params(self) -> None:
         """Raise ValueError for an option that makes no sense; also called when a calibrator is loaded."""
@@ -291,14 +293,12 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
                 FewRowsWarning,
             )
 
-    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, rows: RowSpread) -> tuple[Array, Spread]:
+    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> tuple[Array, Spread]:
         """Learn how far below the maximum -inf is put, and put it there, in the rows of the fit."""
-        spread = Spread.of(rows)
         self._drop_is_seen = spread.drop > 0
         self._drop = spread.drop if self._drop_is_seen else float(np.log(size(weights) + 1))
-        n_low = int(rows.n_low.sum())
-        self.n_lifted_ = 0 if self.keep_zero else n_low
-        if self.keep_zero and n_low:
+        self.n_lifted_ = 0 if self.keep_zero else spread.n_low
+        if self.keep_zero and spread.n_low:
             wrong = np.isneginf(logits[np.arange(len(labels)), labels])
             if wrong.any():
                 raise ValueError(
@@ -310,7 +310,7 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         if not self._drop_is_seen:
             self._warn_of_a_drop_not_seen()
         lifted = self._lifted(logits)
-        return lifted, spread if self._drop_is_seen else Spread.of(row_spread(lifted))
+        return lifted, spread if self._drop_is_seen else Spread.of(lifted)
 
     def _warn_of_a_drop_not_seen(self) -> None:
         warn(
@@ -372,20 +372,33 @@ class Spread:
     """The largest (maximum - mean of the row); 0 if every row is constant."""
     typical: float
     """The geometric mean of the positive ones, which no single row can move far; NaN if there is none."""
+    n_low: int
+    """The number of entries of -inf."""
+    is_usable: bool
+    """Whether every row has a finite maximum; if not the rest means nothing."""
 
     @classmethod
     @np.errstate(over="ignore", invalid="ignore")  # looked for below
-    def of(cls, rows: RowSpread) -> Spread:
-        """Of rows that hold no NaN and no +inf."""
-        below = rows.lowest < rows.top  # the rounding of a mean must not make a constant row look as if it were not
-        drops, spreads = (rows.top - rows.lowest)[below], (rows.top - rows.mean)[below]
-        if not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
-            raise ValueError("the logits of a row, or their sum, are beyond float64; divide all by one constant")
-        spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
-        if not len(spreads):
-            return cls(float(drops.max(initial=0.0)), np.inf, 0.0, np.nan)
-        typical = float(np.exp(np.log(spreads).mean()))
-        return cls(float(drops.max()), float(spreads.min()), float(spreads.max()), typical)
+    def of(cls, logits: Array) -> Spread:
+        """Of rows (n, K), in one read."""
+        drop, smallest, largest, n_low, usable = 0.0, np.inf, 0.0, 0, True
+        logs, n_spread = 0.0, 0
+        step = max(1, _SPREAD_ELEMENTS // logits.shape[1])
+        for start in range(0, len(logits), step):
+            rows = row_spread(logits[start : start + step])
+            usable = usable and bool(np.isfinite(rows.top).all())
+            n_low += int(rows.n_low.sum())
+            below = rows.lowest < rows.top  # the rounding of a mean must not make a constant row look as if it were not
+            drops, spreads = (rows.top - rows.lowest)[below], (rows.top - rows.mean)[below]
+            if usable and not (np.isfinite(drops).all() and np.isfinite(spreads).all()):
+                raise ValueError("the logits of a row, or their sum, are beyond float64; divide all by one constant")
+            spreads = spreads[spreads > 0]  # the mean of a row as good as constant may be rounded to its maximum
+            drop = max(drop, float(drops.max(initial=0.0)))
+            smallest = min(smallest, float(spreads.min(initial=np.inf)))
+            largest = max(largest, float(spreads.max(initial=0.0)))
+            logs, n_spread = logs + float(np.log(spreads).sum()), n_spread + len(spreads)
+        typical = float(np.exp(logs / n_spread)) if n_spread else np.nan
+        return cls(drop, smallest, largest, typical, n_low, usable)
 
 
 def row_blocks(logits: Array) -> Iterator[slice]:

@@ -23,7 +23,6 @@ from softargmax.calibration.ensemble_temperature import (
 )
 from softargmax.calibration.structured import StructuredMatrixScaling, StructuredVectorScaling, structured_penalty
 from softargmax.calibration.temperature import FoundTemperature, TemperatureScaling, find_temperature
-from softargmax.ops.spread import row_spread
 from softargmax.solvers import Dense, Diagonal, MultinomialFit, fit_mixture, fit_multinomial
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
@@ -339,13 +338,10 @@ class _Stack:
     def held_out(self, part: IntArray, tried: list[_Structured], fits: list[MultinomialFit]) -> Float64Array:
         """(n, m): the probability that each method, fitted without the row's part, gives to the row's label."""
         likelihoods = np.empty((len(self.labels), len(_SIMPLE) + len(tried)))
-        spread = row_spread(self.logits)
         for each in np.unique(part):
             rest, out = np.flatnonzero(part != each), np.flatnonzero(part == each)
             z, y, w = self.logits[rest], self.labels[rest], self.weights[rest]
-            temperature = math.exp(
-                find_temperature(z, y, w, Spread.of(spread.of(rest)), start=self.found.best.x).best.x
-            )
+            temperature = math.exp(find_temperature(z, y, w, Spread.of(z), start=self.found.best.x).best.x)
             simple = ensemble_likelihoods(self.logits[out], self.labels[out], temperature)
             likelihoods[out, :2] = simple[:, :2]
             likelihoods[out, 2] = simple @ fit_mixture(ensemble_likelihoods(z, y, temperature), w).weights

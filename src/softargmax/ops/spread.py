@@ -22,10 +22,6 @@ class RowSpread(NamedTuple):
     n_low: IntArray
     """The number of entries of -inf."""
 
-    def of(self, rows: Any) -> RowSpread:
-        """The same of some rows."""
-        return RowSpread(*(each[rows] for each in self))
-
 
 def row_spread(logits: Array) -> RowSpread:
     """Maximum, smallest finite entry, mean of the finite entries and number of -inf of rows (n, K), in one read.
