@@ -186,6 +186,7 @@ class AutoCalibrator(ProbsCalibrator):
             self.converged_, self.n_iter_, self.grad_norm_ = found.best.converged, found.best.n_iter, 0.0
         else:
             chosen = self._weigh(names, stack.held_out(self._part, tried, fits), weights)
+            self.held_out_nll_["identity"] = found.nll_before  # nothing is fitted, and no floor mixed in
         order = [int(i) for i in np.argsort(-chosen, kind="stable") if chosen[i] > 0]
         self.weights_ = {names[i]: float(chosen[i]) for i in order}
         self.members_ = {names[i]: stack.member(i, tried, fits) for i in order if names[i] != "identity"}
@@ -286,7 +287,9 @@ class AutoCalibrator(ProbsCalibrator):
         self.weights_ = dict(zip(names, weights.tolist(), strict=True))
         self.members_ = dict(zip(fitted, members, strict=True))
         tried = state.texts("held_out_names")
-        self.held_out_nll_ = dict(zip(tried, state.array("held_out_nll", (len(tried),)).tolist(), strict=True))
+        self.held_out_nll_ = dict(
+            zip(tried, state.array("held_out_nll", (len(tried),), finite=False).tolist(), strict=True)
+        )
         self.summary_ = state.text("summary")
         self.temperature_ = state.positive("temperature")
         self.converged_ = state.flag("converged")
