@@ -2,12 +2,17 @@
 
 python -m benchmarks.calibration quality SUITE -o FILE.json [--sets REGEX] [--seeds 5] [--methods a,b] [--budget 20]
 python -m benchmarks.calibration table FILE.json ...
+python -m benchmarks.calibration logits FOLDER -o FILE.json [--methods a,b] [--budget 20]
+python -m benchmarks.calibration logits-table FILE.json ...
 python -m benchmarks.calibration speed
 
 SUITE holds NAME.npz with logits `z` (n, K) and labels `y` (n,) of real networks, for the names of SIZES; those that are
 not there are left out. Sets with a known optimum are drawn here. `quality` goes on where FILE.json ends: to measure
 something again, and from a second process, write another file; `table` takes several, and where two of them have the
 same split and method the later one counts.
+
+FOLDER holds NAME.npz with `logits` or `probs` (N, K) and `labels` (N,); others in it are said and left out. Methods are
+fitted to one half of the rows and measured on the other.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 import softargmax as sa
 from benchmarks.temperature import GivesLogits, OneFold
@@ -81,10 +86,13 @@ class Split(NamedTuple):
 
 
 class Rows(NamedTuple):
-    logits: Float64Array
+    """Scores are logits (n, K), or probabilities; in float64, so that what a method makes of them is not rounded."""
+
+    scores: Float64Array
     labels: IntArray
-    test_logits: Float64Array
+    test_scores: Float64Array
     test_labels: IntArray
+    are_probs: bool = False
 
 
 def splits(suite: Path, sets: str, seeds: int) -> Iterator[Split]:
@@ -101,7 +109,6 @@ def splits(suite: Path, sets: str, seeds: int) -> Iterator[Split]:
 
 
 def rows_of(suite: Path, split: Split) -> Rows:
-    """In float64, so that what a method makes of them is not rounded."""
     if _is_drawn(split.set):
         n_classes = int(re.search(r"\d+", split.set)[0])
         n_test = 20_000 if n_classes < 1000 else 10_000
@@ -111,8 +118,31 @@ def rows_of(suite: Path, split: Split) -> Rows:
         with np.load(suite / f"{split.set}.npz") as file:
             z, y = file["z"], file["y"]
         order = np.random.default_rng(1000 + split.seed).permutation(len(y))
-    own, test = order[: split.n], order[split.n :]
-    return Rows(z[own].astype(np.float64), y[own], z[test].astype(np.float64), y[test])
+    return _cut(z, y, order, split.n)
+
+
+def _cut(scores: Array, labels: IntArray, order: IntArray, n: int, *, are_probs: bool = False) -> Rows:
+    own, test = order[:n], order[n:]
+    scores = scores.astype(np.float64)
+    return Rows(scores[own], labels[own], scores[test], labels[test], are_probs)
+
+
+def halves(folder: Path) -> Iterator[Split]:
+    """One for each file of `folder` that has a label and a score for every class in each row."""
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as file:
+            if "labels" in file and ("logits" in file or "probs" in file):
+                yield Split(path.stem, len(file["labels"]) // 2, 0)
+            else:
+                print(f"{path.name} has no labels with logits or probs: left out", flush=True)
+
+
+def rows_of_half(folder: Path, split: Split) -> Rows:
+    with np.load(folder / f"{split.set}.npz") as file:
+        kind = "logits" if "logits" in file else "probs"
+        scores, labels = file[kind], file["labels"]
+    order = np.random.default_rng(split.seed).permutation(len(labels))
+    return _cut(scores, labels, order, split.n, are_probs=kind == "probs")
 
 
 def drawn(n_classes: int, n: int, seed: int, *, kind: str) -> tuple[Array, IntArray]:
@@ -141,14 +171,20 @@ Predict = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Method:
-    """fit : (n, K) scores and labels (n,) -> what makes probabilities (n, K) of other scores."""
+    """fit : (n, K) scores and labels (n,) -> what makes probabilities (n, K) of other scores.
+
+    on_probs : of one that takes logits, what it does where there are only probabilities, if it takes those as well.
+    """
 
     fit: Callable[[Array, IntArray], Predict]
     takes_probs: bool = True
+    on_probs: Method | None = None
 
-    def scores(self, logits: Float64Array) -> Float64Array:
-        """The logits, or their softmax."""
-        return sa.softmax(logits) if self.takes_probs else logits
+    def scores(self, given: Float64Array, *, are_probs: bool = False) -> Float64Array:
+        """What is given as it is; the softmax of logits, or the logits of probabilities, -inf for 0."""
+        if self.takes_probs == are_probs:
+            return given
+        return sa.softmax(given) if self.takes_probs else sa.logits_from_probs(given)
 
 
 def ours() -> dict[str, Method]:
@@ -207,16 +243,33 @@ class _Scores(GivesLogits):
         return X[:, 1] - X[:, 0] if X.shape[1] == 2 else X
 
 
+class _Probs(ClassifierMixin, BaseEstimator):
+    """A fitted classifier without scores, such as a forest, whose probabilities are its input."""
+
+    def fit(self, X, y):
+        self.classes_ = np.arange(X.shape[1])
+        return self
+
+    def predict(self, X):
+        return X.argmax(axis=1)
+
+    def predict_proba(self, X):
+        return X
+
+
 def _sklearn() -> dict[str, Method]:
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.frozen import FrozenEstimator
 
-    def fit(method: str, z: Array, y: IntArray) -> Predict:
-        frozen = FrozenEstimator(_Scores().fit(z, y))
-        return CalibratedClassifierCV(frozen, method=method, cv=OneFold()).fit(z, y).predict_proba
+    def fit(kind: type[_Scores | _Probs], method: str, scores: Array, y: IntArray) -> Predict:
+        frozen = FrozenEstimator(kind().fit(scores, y))
+        return CalibratedClassifierCV(frozen, method=method, cv=OneFold()).fit(scores, y).predict_proba
 
-    names = ("temperature", "sigmoid", "isotonic")
-    return {name: Method(partial(fit, name), takes_probs=False) for name in names}
+    def method(name: str) -> Method:
+        on_probs = Method(partial(fit, _Probs, name))
+        return Method(partial(fit, _Scores, name), takes_probs=False, on_probs=on_probs)
+
+    return {name: method(name) for name in ("temperature", "sigmoid", "isotonic")}
 
 
 def _betacal() -> dict[str, Method]:
@@ -291,7 +344,8 @@ class Result:
     """One method on one split.
 
     nll : nats, mean over the test rows; exact zeros on a label count as FLOOR, n_zero is the number of such rows.
-    brier, accuracy, ece : of `softargmax.evaluate`. seconds : of processor time that the fit took.
+    brier, accuracy, ece : of `softargmax.evaluate`, ece_lower and ece_upper its 95% interval.
+    seconds : of processor time that the fit took.
     n_warnings : of fit and prediction. failed : why there are no numbers.
     """
 
@@ -305,6 +359,8 @@ class Result:
     brier: float = np.nan
     accuracy: float = np.nan
     ece: float = np.nan
+    ece_lower: float = np.nan
+    ece_upper: float = np.nan
     seconds: float = np.nan
     n_warnings: int = 0
     failed: str = ""
@@ -344,7 +400,9 @@ def at_most(budget: float) -> Iterator[None]:
 
 def measured(method: Method, rows: Rows, budget: float) -> dict[str, Any]:
     """The fields of a Result that depend on the method."""
-    scores, test_scores = method.scores(rows.logits), method.scores(rows.test_logits)
+    if rows.are_probs and method.on_probs:
+        method = method.on_probs
+    scores, test_scores = (method.scores(each, are_probs=rows.are_probs) for each in (rows.scores, rows.test_scores))
     quiet = io.StringIO()
     with (
         warnings.catch_warnings(record=True) as caught,
@@ -368,36 +426,38 @@ def _numbers(labels: IntArray, probs: Float64Array) -> dict[str, float]:
     evaluation = sa.evaluate(labels, probs=probs)
     own = probs[np.arange(len(labels)), labels]
     nll = -np.log(np.where(own == 0, FLOOR, own)).mean()
+    lower, upper = evaluation.interval("ece")
     return {
         "nll": float(nll),
         "n_zero": int((own == 0).sum()),
         "brier": evaluation.brier,
         "accuracy": evaluation.accuracy,
         "ece": evaluation.ece,
+        "ece_lower": lower,
+        "ece_upper": upper,
     }
 
 
-def quality(
-    suite: Path, file: Path, methods: Mapping[str, Method], *, sets: str, seeds: int, budget: float
-) -> list[Result]:
+def measure(
+    file: Path, methods: Mapping[str, Method], splits: Iterable[Split], rows_of: Callable[[Split], Rows], budget: float
+) -> None:
     """Measure what `file` does not have yet, and write it after every fit."""
     results = read([file]) if file.exists() else []
     done = {(result.split, result.method) for result in results}
     dropped = {(result.set, result.n, result.method) for result in results if result.is_over_budget}
-    for split in splits(suite, sets, seeds):
+    for split in splits:
         missing = [name for name in methods if (split, name) not in done]
-        rows = rows_of(suite, split) if missing else None
+        rows = rows_of(split) if missing else None
         for name in missing:
             if (split.set, split.n, name) in dropped:
                 continue
             found = measured(methods[name], rows, budget)
-            result = Result(*split, name, n_classes=rows.logits.shape[1], **found)
+            result = Result(*split, name, n_classes=rows.scores.shape[1], **found)
             if result.is_over_budget:
                 dropped.add((split.set, split.n, name))
             results.append(result)
             write_whole(file, document(results))
             print(f"{split.set} {split.n} {split.seed} {name}: {result.failed or f'{result.nll:.4f}'}", flush=True)
-    return results
 
 
 def document(results: Sequence[Result]) -> bytes:
@@ -511,6 +571,28 @@ def _failures(results: Sequence[Result]) -> Iterator[str]:
         yield _line([method, what, str(len(sets)), ", ".join(dict.fromkeys(sets))])
 
 
+def logits_tables(results: Sequence[Result]) -> str:
+    """Markdown: a table for each set, the least NLL first."""
+    parts = []
+    for name in dict.fromkeys(result.set for result in results):
+        own = [result for result in results if result.set == name]
+        parts += [f"### {name}\n", f"{own[0].n_classes} classes, fitted to {own[0].n:,} rows.\n", *_by_nll(own), ""]
+    return "\n".join(parts)
+
+
+def _by_nll(results: Sequence[Result]) -> Iterator[str]:
+    yield _line(["method", "NLL", "Brier", "ECE", "accuracy", "s"])
+    yield _line(["---"] * 6)
+    for one in sorted((result for result in results if not result.failed), key=lambda result: result.nll):
+        zeros = f", {one.n_zero} labels at 0" if one.n_zero else ""
+        ece = f"{one.ece:.4f} [{one.ece_lower:.4f}, {one.ece_upper:.4f}]"
+        numbers = [f"{one.nll:.4f}{zeros}", f"{one.brier:.4f}", ece, f"{one.accuracy:.4f}", f"{one.seconds:.3f}"]
+        yield _line([one.method, *numbers])
+    failed = [f"{result.method}: {result.failed}" for result in results if result.failed]
+    if failed:
+        yield f"\nNo numbers: {'; '.join(failed)}."
+
+
 def _methods(scores: Scores) -> list[str]:
     return list(dict.fromkeys(name for by in scores.values() for name in by))
 
@@ -597,22 +679,25 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration")
     commands = parser.add_subparsers(dest="command", required=True)
     of_quality = commands.add_parser("quality")
-    of_quality.add_argument("suite", type=Path)
-    of_quality.add_argument("-o", dest="file", type=Path, required=True)
     of_quality.add_argument("--sets", default="", help="a regular expression; all by default")
     of_quality.add_argument("--seeds", type=int, default=5)
-    of_quality.add_argument("--methods", help="names with commas; all that are here by default")
-    of_quality.add_argument(
-        "--budget", type=float, default=20.0, help="seconds of processor time for a fit with its prediction"
-    )
-    commands.add_parser("table").add_argument("files", type=Path, nargs="+")
+    of_logits = commands.add_parser("logits")
+    for measures in (of_quality, of_logits):
+        measures.add_argument("folder", type=Path)
+        measures.add_argument("-o", dest="file", type=Path, required=True)
+        measures.add_argument("--methods", help="names with commas; all that are here by default")
+        measures.add_argument(
+            "--budget", type=float, default=20.0, help="seconds of processor time for a fit with its prediction"
+        )
+    for shows in ("table", "logits-table"):
+        commands.add_parser(shows).add_argument("files", type=Path, nargs="+")
     commands.add_parser("speed")
     of_peak = commands.add_parser("peak", help="used by speed")
     of_peak.add_argument("index", type=int)
     of_peak.add_argument("name")
     of_peak.add_argument("what", choices=["fit", "predict"])
     given = parser.parse_args(words)
-    if given.command == "quality":
+    if given.command in ("quality", "logits"):
         methods = available()
         names = [IDENTITY, *given.methods.split(",")] if given.methods else list(methods)
         here = {name.partition(":")[0] for name in methods}
@@ -622,9 +707,15 @@ def main(words: Sequence[str] | None = None) -> None:
         if unknown:
             parser.error(f"there is no method {', '.join(unknown)}; there are {', '.join(methods)}")
         chosen = {name: methods[name] for name in names if name in methods}
-        quality(given.suite, given.file, chosen, sets=given.sets, seeds=given.seeds, budget=given.budget)
+        if given.command == "quality":
+            of_suite = splits(given.folder, given.sets, given.seeds)
+            measure(given.file, chosen, of_suite, partial(rows_of, given.folder), given.budget)
+        else:
+            measure(given.file, chosen, halves(given.folder), partial(rows_of_half, given.folder), given.budget)
     elif given.command == "table":
         print(tables(read(given.files)), end="")
+    elif given.command == "logits-table":
+        print(logits_tables(read(given.files)), end="")
     elif given.command == "speed":
         speed()
     else:

@@ -104,7 +104,7 @@ def test_quality_measures_what_the_file_does_not_have(suite, monkeypatch, capsys
     rows = rows_of(suite, raw.split)
     assert len(rows.labels) == 100
     assert len(rows.test_labels) == 200
-    assert raw.nll == pytest.approx(sa.cross_entropy(rows.test_logits, rows.test_labels))
+    assert raw.nll == pytest.approx(sa.cross_entropy(rows.test_scores, rows.test_labels))
     assert ours.nll < raw.nll
     assert ours.accuracy == raw.accuracy
 
@@ -146,3 +146,88 @@ def test_only_exact_zeros_on_a_label_count_as_the_floor():
     found = measured(Method(lambda p, y: lambda p: said), Rows(z, y, z, y), budget=60)
     assert found["n_zero"] == 1
     assert found["nll"] == pytest.approx(((15 + 20) * np.log(10) + np.log(2)) / 4)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Logits 3 times as large as they should be, the same as probabilities with zeros, and a file without full rows."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(301, 3))
+    y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+    probs = sa.softmax(3 * z)
+    probs[probs < 0.01] = 0
+    np.savez(tmp_path / "scores.npz", logits=3 * z, labels=y)
+    np.savez(tmp_path / "zeros.npz", probs=probs / probs.sum(axis=1, keepdims=True), labels=y)
+    np.savez(tmp_path / "counts.npz", counts=np.ones((301, 3)), labels=y)
+    monkeypatch.setattr(calibration, "PEERS", {})
+    monkeypatch.setattr(calibration, "ours", lambda: {"TemperatureScaling": OURS})
+    return tmp_path
+
+
+def test_logits_fits_on_one_half_of_each_file_and_measures_on_the_other(folder, capsys):
+    file = folder / "found.json"
+    main(["logits", str(folder), "-o", str(file)])
+    assert "counts.npz has no labels with logits or probs" in capsys.readouterr().out
+    found = {(one.set, one.method): one for one in read([file])}
+    assert list(found) == [(name, how) for name in ("scores", "zeros") for how in ("identity", "TemperatureScaling")]
+    raw, ours = found["scores", "identity"], found["scores", "TemperatureScaling"]
+    with np.load(folder / "scores.npz") as data:
+        z, y = data["logits"], data["labels"]
+    order = np.random.default_rng(0).permutation(301)
+    fitted, held_out = order[:150], order[150:]
+    fit = sa.TemperatureScaling().fit(z[fitted], y[fitted])
+    nll = sa.cross_entropy(fit.decision_function(z[held_out]), y[held_out])
+    assert ours.nll == pytest.approx(nll)
+    assert ours.nll != pytest.approx(sa.cross_entropy(fit.decision_function(z[fitted]), y[fitted]), rel=1e-3)
+    assert raw.nll == pytest.approx(sa.cross_entropy(z[held_out], y[held_out]))
+    assert raw.ece_lower <= raw.ece <= raw.ece_upper
+    assert found["zeros", "identity"].n_zero > 0
+    assert found["zeros", "TemperatureScaling"].n_zero == 0
+
+
+def test_logits_table_has_the_least_nll_first(folder, capsys):
+    file = folder / "found.json"
+    main(["logits", str(folder), "-o", str(file)])
+    capsys.readouterr()
+    main(["logits-table", str(file)])
+    scores, zeros = capsys.readouterr().out.split("### zeros")
+    assert scores.startswith("### scores\n\n3 classes, fitted to 150 rows.")
+    for table in (scores, zeros):
+        assert table.index("| TemperatureScaling |") < table.index("| identity |")
+    raw = next(one for one in read([file]) if (one.set, one.method) == ("zeros", "identity"))
+    line = next(line for line in zeros.splitlines() if line.startswith("| identity |"))
+    assert line.split(" | ")[1:4] == [
+        f"{raw.nll:.4f}, {raw.n_zero} labels at 0",
+        f"{raw.brier:.4f}",
+        f"{raw.ece:.4f} [{raw.ece_lower:.4f}, {raw.ece_upper:.4f}]",
+    ]
+
+
+def test_probabilities_stay_as_they_are_for_what_takes_them():
+    given = []
+
+    def fit(scores, y):
+        given.append(scores)
+        return lambda scores: np.full((2, 2), 0.5)
+
+    p, y = np.array([[1.0, 0.0], [0.25, 0.75]]), np.array([0, 1])
+    takes_both = Method(fit, takes_probs=False, on_probs=Method(fit))
+    for method in (Method(fit), takes_both, Method(fit, takes_probs=False)):
+        measured(method, Rows(p, y, p, y, are_probs=True), budget=60)
+    as_given, as_given_too, logits = given
+    np.testing.assert_array_equal(as_given, p)
+    np.testing.assert_array_equal(as_given_too, p)
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], [-np.inf, np.log(3)])
+    measured(takes_both, Rows(p, y, p, y), budget=60)
+    np.testing.assert_array_equal(given[-1], p)  # logits, and not their softmax
+
+
+def test_scikit_learn_calibrates_a_classifier_without_scores():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 3))
+    y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+    p = sa.softmax(3 * z)
+    peer = calibration._sklearn()["temperature"]
+    by = {are_probs: measured(peer, Rows(x, y, x, y, are_probs), budget=60) for are_probs, x in ((1, p), (0, 3 * z))}
+    assert by[1]["nll"] == pytest.approx(by[0]["nll"], abs=1e-6)
+    assert by[1]["nll"] < sa.cross_entropy(3 * z, y) - 0.1

@@ -7,7 +7,7 @@ from scipy.special import expit, log_softmax
 import softargmax as sa
 from softargmax import AbsentClassesWarning, CalibrationDegenerateWarning, NllRisesWarning
 from softargmax.calibration import PlattScaling
-from softargmax.calibration.platt import one_vs_rest
+from softargmax.calibration._one_vs_rest import one_vs_rest
 
 
 def draw(k=2, n=500, seed=0, scale=2.5):

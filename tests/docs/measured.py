@@ -18,8 +18,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 START, END = "<!-- measured: written by tests/docs/measured.py -->\n", "<!-- end of measured -->\n"
 PAIRS = "NLL of AutoCalibrator minus that of probmetrics:sms"
 SHOWN = [  # in the table by set
-    "identity", "TemperatureScaling", "StructuredVectorScaling", "StructuredMatrixScaling", "AutoCalibrator",
-    "PlattScaling", "IsotonicCalibration", "VennAbers",
+    "identity", "TemperatureScaling", "MatrixScaling", "StructuredVectorScaling", "StructuredMatrixScaling",
+    "AutoCalibrator", "PlattScaling", "IsotonicCalibration", "VennAbers",
     "probmetrics:sms", "sklearn:temperature", "sklearn:isotonic",
 ]  # fmt: skip
 SHORT = dict(zip(map(str.capitalize, GROUPS), ("up to 10 classes", "more than 10", "nothing to mend"), strict=True))
@@ -72,9 +72,8 @@ def sentence(page: str, method: str) -> str:
         for row in rows(of.get(group, "")):
             if row["method"] == method:
                 said.append(
-                    f"{short}: regret {row['mean regret']} nats, at worst {row['worst']}, accuracy at worst "
-                    f"{row['worst Δ accuracy']}, worse than raw in {row['worse than raw']} of {row['splits']} splits, "
-                    f"a fit {row['median s']} s"
+                    f"{short}: regret {row['mean regret']} (worst {row['worst']}), accuracy {row['worst Δ accuracy']}, "
+                    f"worse than raw in {row['worse than raw']} of {row['splits']} splits, a fit {row['median s']} s"
                 )
     return "; ".join(said) + "." if said else ""
 

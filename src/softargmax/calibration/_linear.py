@@ -13,7 +13,7 @@ from softargmax import ops
 from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, size
 from softargmax.calibration._probs import mean_nll
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.calibration.temperature import find_temperature
 from softargmax.solvers import Dense, Diagonal, MultinomialFit, Penalty, fit_multinomial
 from softargmax.typing import Array, Float64Array, IntArray
@@ -39,6 +39,8 @@ class LinearScaling(LogitCalibrator):
     _pools_absent: ClassVar[bool] = True
     """Whether a class without a row keeps the temperature: without a penalty of weight its best bias is -inf."""
 
+    _multiples: ClassVar[tuple[float, ...]] = (1e4, 1e2, 1.0)
+    """Of the penalty, one after the other."""
     _divides: ClassVar[bool] = True
     """Whether x is divided by the fitted temperature, so that the scale of the logits does not matter."""
 
@@ -86,16 +88,17 @@ class LinearScaling(LogitCalibrator):
             labels,
             weights,
             Dense() if self._dense else Diagonal(),
-            start=line,
             free=np.bincount(labels, minlength=n_classes) > 0 if self._pools_absent else None,
             impossible=low,
         )
-        fit = minimise(penalty, enough=enough)
-        if fit.nll <= enough:  # separable: what was met on the way would depend on rounding
-            for multiple in (1e4, 1e3, 1e2, 1e1, 1e0):
-                fit = minimise(Penalty(multiple * penalty.weights, penalty.line))
-                if fit.nll <= enough:
-                    break
+        # from a penalty that says something to the one that says next to nothing: rows that can be separated stop the
+        # descent where their parameters are still determined, not where rounding left them
+        theta = line
+        for multiple in self._multiples:
+            fit = minimise(Penalty(multiple * penalty.weights, penalty.line), start=theta)
+            theta = fit.theta
+            if fit.nll <= enough:
+                break
         if not fit.nll / total <= self.nll_after_ + _ROUNDING * max(1.0, self.nll_after_):
             return warn(  # features that differ by rounding only, say
                 f"{type(self).__name__} found nothing better than T = {temperature:.4g}, which is kept: the logits are "
@@ -155,10 +158,7 @@ class LinearScaling(LogitCalibrator):
             "temperature": self.temperature_,
             "coef": self.coef_,
             "intercept": self.intercept_,
-            "converged": self.converged_,
-            "n_iter": self.n_iter_,
-            "grad_norm": self.grad_norm_,
-            "at_bound": self.at_bound_,
+            **search_state(self),
         }
 
     def _set_state(self, state: State) -> None:
@@ -166,10 +166,7 @@ class LinearScaling(LogitCalibrator):
         self.temperature_ = state.positive("temperature")
         self.coef_ = state.array("coef", (n_classes, n_classes) if self._dense else (n_classes,))
         self.intercept_ = state.array("intercept", (n_classes,))
-        self.converged_ = state.flag("converged")
-        self.n_iter_ = state.count("n_iter")
-        self.grad_norm_ = state.number("grad_norm")
-        self.at_bound_ = state.flag("at_bound")
+        set_search_state(self, state)
 
 
 def features(logits: Array, temperature: float, inputs: Inputs) -> Float64Array:

@@ -11,7 +11,6 @@ from softargmax import ops
 from softargmax.calibration._base import Spread, row_blocks, size
 from softargmax.calibration._probs import ProbsCalibrator
 from softargmax.calibration._store import State
-from softargmax.calibration.platt import one_vs_rest
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _TO_THE_GRID = 1.5 * 2.0**12  # a number near it is a multiple of 2^-40
@@ -157,3 +156,21 @@ def midpoints(log_odds: Float64Array) -> Float64Array:
     below, above = log_odds[:-1], log_odds[1:]
     middle = below / 2 + above / 2
     return np.append(log_odds[:1], np.where(middle > below, middle, above))
+
+
+def one_vs_rest(logits: Float64Array) -> Float64Array:
+    """log p_k - log(1 - p_k) (n, K) of p = softmax(logits), accurate where p_k is rounded to 0 or 1.
+
+    -inf for a logit of -inf, +inf for the only logit of its row above it.
+
+    >>> one_vs_rest(np.array([[1000.0, 0.0, 0.0]])).round(3)
+    array([[  999.307, -1000.   , -1000.   ]])
+    """
+    top = logits.max(axis=-1, keepdims=True)
+    is_first = np.arange(logits.shape[1]) == np.argmax(logits, axis=-1)[:, None]
+    with np.errstate(over="ignore", under="ignore"):
+        below = np.exp(logits - top)
+        others = np.where(is_first, 0.0, below).sum(axis=-1, keepdims=True) - below  # than the first and this one
+        rest = np.log1p(np.maximum(others, 0.0))
+        runners_up = ops.logsumexp(np.where(is_first, -np.inf, logits))[:, None]
+        return np.where(is_first, top - runners_up, logits - top - rest)

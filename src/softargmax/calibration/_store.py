@@ -480,6 +480,24 @@ class State:
 _NOT_FINITE = ("inf", "-inf", "nan")
 
 
+def search_state(calibrator: Any) -> dict[str, Any]:
+    """What a file keeps of how the search of a method ended."""
+    return {
+        "converged": calibrator.converged_,
+        "n_iter": calibrator.n_iter_,
+        "grad_norm": calibrator.grad_norm_,
+        "at_bound": calibrator.at_bound_,
+    }
+
+
+def set_search_state(calibrator: Any, state: State) -> None:
+    """Take it out again."""
+    calibrator.converged_ = state.flag("converged")
+    calibrator.n_iter_ = state.count("n_iter")
+    calibrator.grad_norm_ = state.number("grad_norm")
+    calibrator.at_bound_ = state.flag("at_bound")
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         return value in _NOT_FINITE

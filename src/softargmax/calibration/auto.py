@@ -15,7 +15,7 @@ from softargmax.calibration._arrays import in_numpy
 from softargmax.calibration._base import LogitCalibrator, Spread, size
 from softargmax.calibration._linear import WIDEST, Inputs, features, identity, log_class_frequencies
 from softargmax.calibration._probs import Floor, ProbsCalibrator
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.calibration.ensemble_temperature import (
     EnsembleTemperatureScaling,
     ensemble_likelihoods,
@@ -268,10 +268,7 @@ class AutoCalibrator(ProbsCalibrator):
             "held_out_nll": list(self.held_out_nll_.values()),
             "summary": self.summary_,
             "temperature": self.temperature_,
-            "converged": self.converged_,
-            "n_iter": self.n_iter_,
-            "grad_norm": self.grad_norm_,
-            "at_bound": self.at_bound_,
+            **search_state(self),
         }
 
     def _set_state(self, state: State) -> None:
@@ -292,10 +289,7 @@ class AutoCalibrator(ProbsCalibrator):
         )
         self.summary_ = state.text("summary")
         self.temperature_ = state.positive("temperature")
-        self.converged_ = state.flag("converged")
-        self.n_iter_ = state.count("n_iter")
-        self.grad_norm_ = state.number("grad_norm")
-        self.at_bound_ = state.flag("at_bound")
+        set_search_state(self, state)
 
 
 class _Stack:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from softargmax.calibration._base import size
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.calibration.platt import (
     Problem,
     Sigmoid,
@@ -17,8 +17,6 @@ from softargmax.calibration.platt import (
     log_odds_of_targets,
     middle_and_size,
     minimize_logistic,
-    search_state,
-    set_search_state,
     with_intercept,
 )
 from softargmax.typing import Array, Float64Array

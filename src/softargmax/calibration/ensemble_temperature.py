@@ -11,7 +11,7 @@ from softargmax import ops
 from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import Spread, row_blocks
 from softargmax.calibration._probs import Floor, ProbsCalibrator
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.calibration.temperature import find_temperature
 from softargmax.solvers import Minimum, fit_mixture
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
@@ -76,20 +76,14 @@ class EnsembleTemperatureScaling(ProbsCalibrator):
             "epsilon": self._epsilon,
             "temperature": self.temperature_,
             "weights": self.weights_,
-            "converged": self.converged_,
-            "n_iter": self.n_iter_,
-            "grad_norm": self.grad_norm_,
-            "at_bound": self.at_bound_,
+            **search_state(self),
         }
 
     def _set_state(self, state: State) -> None:
         self._take_epsilon(state)
         self.temperature_ = state.positive("temperature")
         self.weights_ = mixture_weights(state, (3,))
-        self.converged_ = state.flag("converged")
-        self.n_iter_ = state.count("n_iter")
-        self.grad_norm_ = state.number("grad_norm")
-        self.at_bound_ = state.flag("at_bound")
+        set_search_state(self, state)
 
 
 def mixed(logits: Float64Array, temperature: float, weights: Float64Array) -> Float64Array:

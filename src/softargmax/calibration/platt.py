@@ -10,8 +10,9 @@ import numpy as np
 from softargmax import ops
 from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
+from softargmax.calibration._one_vs_rest import one_vs_rest
 from softargmax.calibration._probs import mean_nll, warn_if_it_rises
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _MAX_ITER = 1000
@@ -190,42 +191,6 @@ class PlattScaling(SigmoidCalibrator):
         shape = (1 if len(self.classes_) == 2 else len(self.classes_),)
         self.a_, self.b_ = state.array("a", shape), state.array("b", shape)
         set_search_state(self, state)
-
-
-def search_state(calibrator: Any) -> dict[str, Any]:
-    """What a file keeps of how the search of a method ended."""
-    return {
-        "converged": calibrator.converged_,
-        "n_iter": calibrator.n_iter_,
-        "grad_norm": calibrator.grad_norm_,
-        "at_bound": calibrator.at_bound_,
-    }
-
-
-def set_search_state(calibrator: Any, state: State) -> None:
-    """Take it out again."""
-    calibrator.converged_ = state.flag("converged")
-    calibrator.n_iter_ = state.count("n_iter")
-    calibrator.grad_norm_ = state.number("grad_norm")
-    calibrator.at_bound_ = state.flag("at_bound")
-
-
-def one_vs_rest(logits: Float64Array) -> Float64Array:
-    """log p_k - log(1 - p_k) (n, K) of p = softmax(logits), accurate where p_k is rounded to 0 or 1.
-
-    -inf for a logit of -inf, +inf for the only logit of its row above it.
-
-    >>> one_vs_rest(np.array([[1000.0, 0.0, 0.0]])).round(3)
-    array([[  999.307, -1000.   , -1000.   ]])
-    """
-    top = logits.max(axis=-1, keepdims=True)
-    is_first = np.arange(logits.shape[1]) == np.argmax(logits, axis=-1)[:, None]
-    with np.errstate(over="ignore", under="ignore"):
-        below = np.exp(logits - top)
-        others = np.where(is_first, 0.0, below).sum(axis=-1, keepdims=True) - below  # than the first and this one
-        rest = np.log1p(np.maximum(others, 0.0))
-        runners_up = ops.logsumexp(np.where(is_first, -np.inf, logits))[:, None]
-        return np.where(is_first, top - runners_up, logits - top - rest)
 
 
 def _problem(log_odds: Float64Array, positive: BoolArray, weights: Float64Array) -> Problem:

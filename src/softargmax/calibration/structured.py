@@ -12,6 +12,7 @@ from softargmax.solvers import Penalty
 class _Structured(LinearScaling):
     """K times the squares of the diagonal and of the bias, and K (K - 1) those off the diagonal, on the summed NLL."""
 
+    _multiples = (1.0,)
     _pools_absent = False  # the penalty says how far a class without a row goes down
 
     def __init__(

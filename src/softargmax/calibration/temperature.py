@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from softargmax._checks import CalibrationDegenerateWarning, warn
 from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
-from softargmax.calibration._store import State
+from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.ops.temperature import temperature_objective
 from softargmax.solvers import Minimum, minimize_newton_1d
 from softargmax.typing import Array, Float64Array, IntArray
@@ -105,19 +105,13 @@ class TemperatureScaling(LogitCalibrator):
     def _state(self) -> dict[str, Any]:
         return {
             "temperature": self.temperature_,
-            "converged": self.converged_,
-            "n_iter": self.n_iter_,
-            "grad_norm": self.grad_norm_,
-            "at_bound": self.at_bound_,
+            **search_state(self),
             "profile": self._profile.as_lists(),
         }
 
     def _set_state(self, state: State) -> None:
         self.temperature_ = state.positive("temperature")
-        self.converged_ = state.flag("converged")
-        self.n_iter_ = state.count("n_iter")
-        self.grad_norm_ = state.number("grad_norm")
-        self.at_bound_ = state.flag("at_bound")
+        set_search_state(self, state)
         self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
         if not self._profile.is_sound():
             state.fail("`profile` must be of increasing log T, none beyond 1000, and of rises that are not negative")

@@ -35,6 +35,7 @@ _FINEST = 1e-8  # accuracy where products in float32 do
 _JITTER = 1e-14  # of the diagonal: directions that change nothing, as where all features are 0
 _ROUNDED = 1e-4  # and one on products in float32
 _SMALL = 1 << 16  # elements of the features: products in float64 take no time
+_SEEN_IN_FLOAT32 = 0.1  # of a penalty: less would drown in the rounding of products
 _LARGEST_IN_FLOAT32 = 1e6  # of features: beyond, the products are taken in float64
 _NOISE = 1e-13  # of the loss: a rise by less is rounding
 
@@ -290,7 +291,7 @@ class _Search:
             x = features(slice(0, self.n))
             self.features = lambda block: x[block]
         # products need few digits: the gradient has them all. In float32 they take half the time
-        many = penalty.weights.size > _DIRECT and x.size > _SMALL
+        many = penalty.weights.size > _DIRECT and x.size > _SMALL and penalty.weights.min() >= _SEEN_IN_FLOAT32
         few_digits = many and np.abs(x).max(initial=0.0) < _LARGEST_IN_FLOAT32
         self.x = x.astype(np.float32) if few_digits else x
         self.accuracy = max(accuracy, _FINEST) if few_digits else accuracy
@@ -402,19 +403,22 @@ class _Search:
             if rz <= 0:
                 break
             h = product(direction)
-            length = rz / float(np.vdot(direction, h))
+            curvature = float(np.vdot(direction, h))
+            if curvature <= 0:  # by rounding
+                break
+            length = rz / curvature
             d = d + length * direction
             residual = residual - length * h
             z = solve(residual)
             rz, before = float(np.vdot(residual, z)), rz
             # the decrement says how far a step goes: the root mean square change of the logits, in the loss's metric
-            decrement = (-float(np.vdot(gradient, d)) / self.total) ** 0.5
+            decrement = (max(0.0, -float(np.vdot(gradient, d))) / self.total) ** 0.5
             wanted = max(self.accuracy / (10 * decrement) if decrement else 0.0, min(0.1, decrement), _ROUNDED)
             if rz <= wanted**2 * first:
                 break
             direction = z + (rz / before) * direction
         decrement = (max(0.0, -float(np.vdot(gradient, d))) / self.total) ** 0.5
-        unsolved = (rz / first) ** 0.5 if first > 0 else 0.0
+        unsolved = (max(0.0, rz) / first) ** 0.5 if first > 0 else 0.0
         rounded = _ROUNDED if self.x.dtype == np.float32 else 0.0
         return d, self._left(decrement, max(unsolved, _SAMPLED if self.is_sampled else rounded))
 
