@@ -251,7 +251,7 @@ def fit_multinomial(
 
     The search ends, and `converged` is True, when by its own estimate logits are right to `accuracy`: the root mean
     square over rows of what is left of their error, in the metric of the loss, estimated from Newton's decrement and
-    from what the last step left unsolved (with a weak penalty a preconditioner may flatter that by a factor of 20); at
+    from what the last step left unsolved (with a weak penalty a preconditioner may flatter that by a factor of 25); at
     best 1e-8 for many rows and parameters. The NLL is then right to its square.
     """
     with _blas_in_one_thread():
