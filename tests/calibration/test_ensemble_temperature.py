@@ -54,7 +54,9 @@ def law_the_three_weights_are_the_best(method):
         logits, labels = draw(k=k, seed=seed)
         fitted = method(floor=None).fit(logits, labels, sample_weight=weights)
         temperature = TemperatureScaling().fit(logits, labels, sample_weight=weights)
-        assert fitted.temperature_ == pytest.approx(temperature.temperature_, rel=1e-9)
+        alone = parts(logits, temperature.temperature_)[np.arange(len(labels)), :, labels]
+        two_steps = float(np.average(-np.log(alone @ by_slsqp(alone, weights)), weights=weights))
+        assert fitted.nll_after_ <= two_steps + 1e-10
         mixed = parts(logits, fitted.temperature_)
         likelihoods = mixed[np.arange(len(labels)), :, labels]
         wanted = by_slsqp(likelihoods, weights)
@@ -87,14 +89,14 @@ def law_the_ranking_stays(method):
 class Halves(EnsembleTemperatureScaling):
     """Half temperature, half raw."""
 
-    def _mix(self, best, likelihoods, weights):
-        super()._mix(best, likelihoods, weights)
+    def _mix(self, best, logits, labels, weights):
+        super()._mix(best, logits, labels, weights)
         self.weights_ = np.array([0.5, 0.5, 0.0])
 
 
 class Unweighted(EnsembleTemperatureScaling):
-    def _mix(self, best, likelihoods, weights):
-        super()._mix(best, likelihoods, np.ones(len(weights)))
+    def _mix(self, best, logits, labels, weights):
+        super()._mix(best, logits, labels, np.ones(len(weights)))
 
 
 class Uneven(EnsembleTemperatureScaling):
@@ -136,7 +138,9 @@ def test_as_good_as_who_knows_where_a_tenth_of_the_labels_say_nothing():
     truth = nll(0.9 * softmax(new, axis=-1) + 0.1 / 4, labels)
     assert nll(fitted.predict_proba(new), labels) == pytest.approx(truth, abs=1e-3)
     assert nll(one.predict_proba(new), labels) > truth + 0.01
-    assert fitted.weights_[1] > 0.8  # raw, not temperature, which the nonsense has softened
+    assert fitted.weights_[:2].sum() > 0.8
+    assert fitted.temperature_ == pytest.approx(1, abs=0.05)  # not that of temperature scaling: nonsense softens it
+    assert one.temperature_ > 1.3
     assert fitted.weights_[2] == pytest.approx(0.1, abs=0.03)
 
 
@@ -215,3 +219,15 @@ def test_the_example_of_the_paper_in_logarithms():
     np.testing.assert_allclose(
         other.predict_proba(log_softmax(logits, axis=-1)), one.predict_proba(logits), rtol=0, atol=1e-9
     )
+
+
+def test_confident_mistakes_do_not_hold_the_temperature_up():
+    """As of forests and of averaged models: some labels have probability 0. What is true but for them is known here."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((20_000, 5)) * 3
+    labels = (logits / 0.5 + rng.gumbel(size=logits.shape)).argmax(-1)
+    wrong = rng.random(20_000) < 0.01
+    labels[wrong] = logits[wrong].argmin(-1)
+    fitted = fit(logits, labels, floor=None)
+    assert TemperatureScaling().fit(logits, labels).temperature_ > 0.6
+    assert fitted.temperature_ == pytest.approx(0.5, rel=0.1)

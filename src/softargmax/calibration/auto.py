@@ -300,6 +300,9 @@ class _Stack:
     ) -> None:
         self.owner, self.logits, self.labels, self.weights, self.found = owner, logits, labels, weights, found
         self.filled, self.low = owner._filled(logits)
+        self.ensemble = EnsembleTemperatureScaling(floor=None)
+        self.ensemble._epsilon = 0.0
+        self.ensemble._mix(found.best, logits, labels, weights)
 
     def fits(
         self,
@@ -341,7 +344,10 @@ class _Stack:
             temperature = math.exp(find_temperature(z, y, w, Spread.of(z), start=self.found.best.x).best.x)
             simple = ensemble_likelihoods(self.logits[out], self.labels[out], temperature)
             likelihoods[out, :2] = simple[:, :2]
-            likelihoods[out, 2] = simple @ fit_mixture(ensemble_likelihoods(z, y, temperature), w).weights
+            # the search for its temperature is not repeated: as far from that of the part as it is from that of all
+            t = temperature * self.ensemble.temperature_ / math.exp(self.found.best.x)
+            of_parts = ensemble_likelihoods(self.logits[out], self.labels[out], t)
+            likelihoods[out, 2] = of_parts @ fit_mixture(ensemble_likelihoods(z, y, t), w).weights
             inputs = functools.cache(functools.partial(features, self.filled[out], temperature))
             for i, fit in enumerate(self.fits(tried, temperature, rest, fits)):
                 u = tried[i].form.logits(inputs(tried[i].inputs), fit.theta)
@@ -358,10 +364,8 @@ class _Stack:
             member = TemperatureScaling()
             member._take(self.found, self.weights)
         elif i == 2:
-            member = EnsembleTemperatureScaling(floor=None)
-            likelihoods = ensemble_likelihoods(self.logits, self.labels, temperature)
-            member._epsilon = 0.0
-            member._mix(self.found.best, likelihoods, self.weights)
+            member = self.ensemble
+            likelihoods = ensemble_likelihoods(self.logits, self.labels, member.temperature_)
             member.nll_after_ = -float(self.weights @ np.log(likelihoods @ member.weights_) / self.weights.sum())
         else:
             member = tried[i - len(_SIMPLE)].calibrator()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,20 @@ from softargmax.calibration._base import Spread, row_blocks
 from softargmax.calibration._probs import Floor, ProbsCalibrator
 from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.calibration.temperature import find_temperature
-from softargmax.solvers import Minimum, fit_mixture
+from softargmax.solvers import Minimum, Mixture, fit_mixture
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
+
+_GRID = 1024  # places in a unit of log T: finer, rounding would choose
+_SEARCHED = 1 << 17  # elements of the rows on which T is looked for
 
 
 class EnsembleTemperatureScaling(ProbsCalibrator):
     """Mix softmax(z / T), softmax(z) and the uniform distribution: confidence changes, the ranking cannot (ETS).
 
-    T is that of temperature scaling; the three weights, not negative and of sum 1, have the least NLL on the
-    calibration rows (a convex problem, solved to 1e-10 nats a row). Logits (n, K) as in TemperatureScaling.
+    The three weights, not negative and of sum 1, have the least NLL on the calibration rows (a convex problem, solved
+    to 1e-10 nats a row), at the T of temperature scaling or at one near or below it that is better with them: a few
+    confident mistakes hold a temperature up that the uniform distribution can account for. Logits (n, K) as in
+    TemperatureScaling.
 
     - `floor`: "laplace" mixes 1 / (n + 1) of the uniform into the result, None does not.
     - `classes`, `keep_zero`: as in TemperatureScaling.
@@ -33,7 +39,7 @@ class EnsembleTemperatureScaling(ProbsCalibrator):
     It helps where one temperature is too soft for most rows and too sharp for some, as with a few confident mistakes.
     Without the floor the NLL on the calibration rows is never above that of the raw scores or of temperature scaling.
 
-    Reference: Zhang et al. (2020), Mix-n-Match, section 4.1.
+    Reference: Zhang et al. (2020), Mix-n-Match, section 4.1, where T is that of temperature scaling.
 
     >>> logits, labels = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 2.0], [4.0, 0.0]]), [0, 0, 1, 1, 1]
     >>> EnsembleTemperatureScaling().fit(logits, labels).weights_.round(2)
@@ -59,12 +65,25 @@ class EnsembleTemperatureScaling(ProbsCalibrator):
         found = find_temperature(logits, labels, weights, spread)
         if found.why:
             warn(found.why, CalibrationDegenerateWarning)
-        self._mix(found.best, ensemble_likelihoods(logits, labels, math.exp(found.best.x)), weights)
+        self._mix(found.best, logits, labels, weights)
 
-    def _mix(self, best: Minimum, likelihoods: Float64Array, weights: Float64Array) -> None:
-        """Weights for the temperature that was found."""
-        mixture = fit_mixture(likelihoods, weights)
-        self.temperature_, self.weights_ = math.exp(best.x), mixture.weights
+    def _mix(self, best: Minimum, logits: Array, labels: IntArray, weights: Float64Array) -> None:
+        """The weights, and a temperature that is better with them than the one found alone, if there is one."""
+
+        def mixture_at(log_t: float, rows: slice = slice(None)) -> tuple[float, Mixture]:
+            likelihoods = ensemble_likelihoods(logits[rows], labels[rows], math.exp(log_t))
+            mixture = fit_mixture(likelihoods, weights[rows])
+            return -float(weights[rows] @ np.log(likelihoods @ mixture.weights)) / float(weights[rows].sum()), mixture
+
+        log_t = best.x
+        nll, mixture = mixture_at(log_t)
+        if not best.at_bound:
+            step = max(1, logits.size // _SEARCHED)
+            other = _best_log_t(lambda x: mixture_at(x, slice(None, None, step))[0], log_t)
+            there, with_it = mixture_at(other)
+            if there < nll:
+                log_t, mixture = other, with_it
+        self.temperature_, self.weights_ = math.exp(log_t), mixture.weights
         self.converged_, self.at_bound_ = best.converged and mixture.converged, best.at_bound
         self.n_iter_, self.grad_norm_ = best.n_iter + mixture.n_iter, mixture.gap
 
@@ -84,6 +103,15 @@ class EnsembleTemperatureScaling(ProbsCalibrator):
         self.temperature_ = state.positive("temperature")
         self.weights_ = mixture_weights(state, (3,))
         set_search_state(self, state)
+
+
+def _best_log_t(nll: Callable[[float], float], alone: float) -> float:
+    """Near the best without a mixture, or well below: confident mistakes, which the uniform can take, hold T up."""
+    from scipy.optimize import minimize_scalar
+
+    coarse = min((alone + offset for offset in (0.5, 0.0, -0.5, -1.0, -1.5, -2.0)), key=nll)
+    fine = minimize_scalar(nll, bounds=(coarse - 0.5, coarse + 0.5), method="bounded", options={"xatol": 1e-4})
+    return alone + round((float(fine.x) - alone) * _GRID) / _GRID
 
 
 def mixed(logits: Float64Array, temperature: float, weights: Float64Array) -> Float64Array:

@@ -10,6 +10,8 @@ from softargmax.typing import Float64Array
 
 _MAX_ITER = 200
 _CERTAIN = 1e-10  # nats a row that may be left
+_ROUNDING = 1e-14
+_POLISH = 6  # steps after that at most, towards rounding: the weights then do not show where they began
 _RIDGE = 1e-12  # of the curvature: columns that are alike
 
 
@@ -42,13 +44,15 @@ def fit_mixture(likelihoods: Float64Array, weights: Float64Array) -> Mixture:
     m = scaled.shape[1]
     v = np.full(m, 1 / m)
     mixed = scaled @ v
-    gap, n_iter = np.inf, 0
+    gap, n_iter, polished = np.inf, 0, 0
     while n_iter < _MAX_ITER:
         ratios = scaled / mixed[:, None]
         slopes = share @ ratios
         gap = float(slopes.max()) - 1
         if gap <= _CERTAIN:
-            break
+            if polished == _POLISH or gap <= _ROUNDING:
+                break
+            polished += 1
         n_iter += 1
         hessian = ratios.T @ (share[:, None] * ratios)
         hessian[np.diag_indices(m)] += _RIDGE * np.trace(hessian)
