@@ -43,7 +43,7 @@ class EnsembleTemperatureScaling(ProbsCalibrator):
 
     >>> logits, labels = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [0.0, 2.0], [4.0, 0.0]]), [0, 0, 1, 1, 1]
     >>> EnsembleTemperatureScaling().fit(logits, labels).weights_.round(2)
-    array([0.  , 0.61, 0.39])
+    array([0.6, 0. , 0.4])
     """
 
     preserves_argmax = True
