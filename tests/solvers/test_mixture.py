@@ -212,3 +212,14 @@ def test_columns_that_are_nearly_alike(seed):
     fitted = fit_mixture(rows, weights)
     assert fitted.converged
     assert gain(rows, weights, fitted.weights) >= gain(rows, weights, by_slsqp(rows, weights)) - 1e-10
+
+
+def test_rows_that_are_impossible_under_every_column_count_for_nothing():
+    rng = np.random.default_rng(0)
+    likelihoods, weights = rng.random((50, 3)), rng.random(50) + 0.1
+    wanted = fit_mixture(likelihoods, weights)
+    likelihoods = np.concatenate([likelihoods, np.zeros((5, 3))])
+    got = fit_mixture(likelihoods, np.concatenate([weights, np.ones(5)]))
+    np.testing.assert_allclose(got.weights, wanted.weights, rtol=0, atol=1e-12)
+    nothing = fit_mixture(np.zeros((4, 3)), np.ones(4))
+    np.testing.assert_array_equal(nothing.weights, np.full(3, 1 / 3))

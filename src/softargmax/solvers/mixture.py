@@ -29,18 +29,20 @@ class Mixture:
 def fit_mixture(likelihoods: Float64Array, weights: Float64Array) -> Mixture:
     """Maximise the weighted mean of log(likelihoods @ v) over weights v >= 0 of sum 1.
 
-    likelihoods (n, m), not negative, every row with one above 0; weights (n,) positive. The problem is concave. Without
-    the sum, of which Lagrange's multiplier is known to be 1, each step minimises the quadratic model over v >= 0 by
-    non-negative least squares (Kim et al. 2020, mixSQP) and is shortened until the likelihood rises. The gap is that of
-    duality: max over columns of the mean of L_j / (L v), less 1 (Lindsay 1983).
+    likelihoods (n, m), not negative; weights (n,) positive. Rows of zeros count for nothing. The problem is concave.
+    Without the sum, of which Lagrange's multiplier is known to be 1, each step minimises the quadratic model over
+    v >= 0 by non-negative least squares (Kim et al. 2020, mixSQP) and is shortened until the likelihood rises. The gap
+    is that of duality: max over columns of the mean of L_j / (L v), less 1 (Lindsay 1983).
 
     >>> fit_mixture(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.ones(3)).weights.round(3)
     array([0.701, 0.299])
     """
     from scipy.optimize import nnls
 
-    share = weights / weights.sum()
-    scaled = likelihoods / likelihoods.max(axis=1, keepdims=True)  # what a row is multiplied by does not matter
+    largest = likelihoods.max(axis=1, keepdims=True)
+    told = largest[:, 0] > 0  # a row that is impossible under every column says nothing of the weights
+    scaled = likelihoods[told] / largest[told]  # what a row is multiplied by does not matter
+    share = weights[told] / (weights[told].sum() or 1.0)
     m = scaled.shape[1]
     v = np.full(m, 1 / m)
     mixed = scaled @ v

@@ -6,7 +6,7 @@ With logits u_i = L(x_i, theta) of features x_i, labels y_i and weights w_i it m
 
 which is convex. A step solves H d = -g by conjugate gradients, where a product with the Hessian H costs as much as a
 gradient and no matrix of K d x K d numbers is ever made (truncated Newton: Dembo & Steihaug 1983). Beyond `_SAMPLE`
-elements the products are taken on an even sample of the rows (subsampled Newton: Byrd et al. 2011), the gradient on
+elements the products are taken on a sample of the rows (subsampled Newton: Byrd et al. 2011), the gradient on
 all: the minimum is the same, the memory bounded, and each step still leaves a few hundredths of the error.
 """
 
@@ -39,7 +39,7 @@ _SEEN_IN_FLOAT32 = 0.1  # of a penalty: less would drown in the rounding of prod
 _LARGEST_IN_FLOAT32 = 1e6  # of features: beyond, the products are taken in float64
 _NOISE = 1e-13  # of the loss: a rise by less is rounding
 
-Features = Callable[[slice], Float64Array]  # rows -> (rows, d) in float64
+Features = Callable[[Any], Float64Array]  # which rows, a slice or indices -> (rows, d) in float64
 
 
 Solve = Callable[[Float64Array], Float64Array]  # the product with an approximate inverse of the Hessian
@@ -246,7 +246,8 @@ def fit_multinomial(
 ) -> MultinomialFit:
     """Minimise the loss of labels (n,) with positive weights (n,) from `start`, or stop where the NLL is `enough`.
 
-    `features(block)` gives rows of the features. `free` (K,) says which classes have parameters to fit; those of the
+    `features(rows)` gives rows of the features, of a slice or of indices.
+    `free` (K,) says which classes have parameters to fit; those of the
     others stay as in `start`. `impossible` (n, K) marks entries of probability 0, none of them at a label.
 
     The search ends, and `converged` is True, when by its own estimate logits are right to `accuracy`: the root mean
@@ -280,12 +281,13 @@ class _Search:
         self.total = float(weights.sum())
         self.free = np.ones(self.n_classes) if free is None else free.astype(np.float64)
         self.impossible = impossible
-        n_sample = min(self.n, max(1, _SAMPLE // self.n_classes))
+        n_sample = max(1, _SAMPLE // self.n_classes)
         self.is_sampled = n_sample < self.n
-        # an even sample: rows may come in some order
-        self.sample = (np.arange(n_sample) * self.n) // n_sample if self.is_sampled else np.arange(self.n)
+        self.sample: Any = slice(None)
+        if self.is_sampled:  # at random: rows may come in some order, also a repeating one
+            self.sample = np.sort(np.random.default_rng(0).choice(self.n, n_sample, replace=False))
         if self.is_sampled:
-            x = np.concatenate([features(slice(i, i + 1)) for i in self.sample])
+            x = features(self.sample)
             self.features = features
         else:
             x = features(slice(0, self.n))
