@@ -280,7 +280,7 @@ def test_arrays_without_values_get_one_sentence(name):
             ("sample_weight", lambda X: sa.TemperatureScaling().fit(logits, labels, X[:, 0]).predict_proba(logits)),
         ):
             sentence = (
-                rf"{argument} is a \w+\.\w+ without values, and a calibrator computes with numbers: call it outside"
+                rf"{argument} is a \w+\.\w+ without values, and this computes with numbers: call it outside"
             )
             with pytest.raises(WrongKindError, match=sentence):
                 call(f)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from softargmax.backends import numpy
 from softargmax.backends._backend import Backend
 from softargmax.typing import Array
 
-__all__ = ["Backend", "backend_of", "beside"]
+__all__ = ["Backend", "backend_of", "beside", "values_of"]
 
 # the top-level modules of their arrays -> their name
 _LIBRARIES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow"}
@@ -45,6 +46,25 @@ def beside(backend: Backend, name: str, value: Any, logits: Any) -> tuple[Any, A
     if here and there and here != there:
         raise ValueError(f"{name} is on {here} and the logits are on {there}: bring them to one device")
     return array, backend.known(array)
+
+
+def values_of(name: str, value: Any) -> Any:
+    """An array of another library as NumPy's, from whatever device; anything else as it is."""
+    if _library(value) in (None, "numpy") and type(value).__module__.partition(".")[0] != "keras":
+        return value
+    backend, array = backend_of(name, value)
+    if backend.name == "torch":  # NumPy cannot read another device's memory, and could read what is traced
+        with contextlib.suppress(RuntimeError):  # there are no values
+            array = array.cpu()
+        values = backend.known(array)
+    else:
+        values = Backend.known(backend, array)
+    if values is None:
+        raise WrongKindError(
+            f"{name} is a {kind_of(array)} without values, and this computes with numbers: call it outside "
+            "jax.jit, jax.vmap, tf.function, torch.compile and torch.func"
+        )
+    return values
 
 
 def _library(value: Any) -> str | None:

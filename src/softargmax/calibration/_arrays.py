@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from softargmax._checks import WrongKindError, kind_of, real_array
-from softargmax.backends import Backend, _library, backend_of
+from softargmax._checks import real_array
+from softargmax.backends import Backend, _library, backend_of, values_of
 from softargmax.typing import Array, Float64Array
 
 
@@ -37,7 +36,7 @@ class Origin(NamedTuple):
         if computed.dtype.kind not in "iubf":
             return computed
         there = self._there(computed)
-        return there if np.array_equal(_values("labels", self.backend, there), computed) else computed
+        return there if np.array_equal(values_of("labels", there), computed) else computed
 
     def _there(self, array: Array) -> Any:
         there = self.backend.from_numpy(array, self.X)
@@ -52,23 +51,7 @@ def in_numpy(name: str, value: Any) -> tuple[Any, Origin | None]:
     if _library(value) in (None, "numpy") and not type(value).__module__.startswith("keras."):
         return value, None
     backend, array = backend_of(name, value)
-    return real_array(name, _values(name, backend, array)), Origin(backend, array)
-
-
-def _values(name: str, backend: Backend, array: Any) -> Array:
-    """The values of an array, from whatever device."""
-    if backend.name == "torch":  # NumPy cannot read another device's memory, and could read what is traced
-        with contextlib.suppress(RuntimeError):  # there are no values
-            array = array.cpu()
-        values = backend.known(array)
-    else:
-        values = Backend.known(backend, array)
-    if values is None:
-        raise WrongKindError(
-            f"{name} is a {kind_of(array)} without values, and a calibrator computes with numbers: call it outside "
-            "jax.jit, jax.vmap, tf.function, torch.compile and torch.func"
-        )
-    return values
+    return real_array(name, values_of(name, array)), Origin(backend, array)
 
 
 @np.errstate(over="ignore", under="ignore")
