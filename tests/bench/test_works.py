@@ -25,7 +25,7 @@ def test_goals_are_about_what_is_measured():
     assert all(goal.against not in (COPY, READ) or goal.against == work.memory for work, goal in goals)
     # a goal of each row of the design
     assert {work.op for work, _ in goals} == {
-        "softmax", "logsumexp", "cross_entropy_and_grad", "temperature_objective", "row_evaluation", "evaluate",
+        "softmax", "logsumexp", "cross_entropy_and_grad", "temperature_objective", "evaluate",
     }  # fmt: skip
 
 

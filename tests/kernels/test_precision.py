@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import softargmax as sa
-from softargmax.backends import numpy as numpy_backend
-from softargmax.kernels import reductions, temperature
+from softargmax.kernels import temperature
+from softargmax.ops.evaluation import EvaluationTally, RowFacts
 from softargmax.ops.spread import row_spread
 from tests.cases import definitions
 from tests.cases.compare import close
@@ -269,15 +269,13 @@ def evaluation_shares(known):
     s64 = Sample.__new__(Sample)
     s64.__dict__ = s.__dict__ | {"eps": 2.0**-52, "tiny": float(np.finfo(float).tiny)}
     budgets = Budgets(s64, exact)
-    predicted, (confidence, nll, brier) = np.empty(s.n, int), np.empty((3, s.n))
-    width = numpy_backend._Plan(s.logits, 1, None).W
-    flat = numpy_backend.flat(s.logits)
-    reductions.evaluation_rows(flat, s.labels, predicted, confidence, nll, brier, s.k, 1, width, 0, s.n)
-    np.testing.assert_array_equal(predicted, exact.first)
+    found = RowFacts.empty(s.n)
+    EvaluationTally(s.k, 15).add(s.logits, s.labels, np.ones(s.n), 1.0, found)
+    np.testing.assert_array_equal(found.predicted, exact.first)
     top = np.arange(s.n), exact.first
-    yield "confidence", share(confidence, exact.p[top], budgets.p[top])
-    yield "nll", share(nll, exact.loss, budgets.loss)
-    yield "brier", share(brier, exact.brier, budgets.brier)
+    yield "confidence", share(found.confidence, exact.p[top], budgets.p[top])
+    yield "nll", share(found.nll, exact.loss, budgets.loss)
+    yield "brier", share(found.brier, exact.brier, budgets.brier)
 
 
 def objective_shares(known):

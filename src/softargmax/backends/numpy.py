@@ -12,7 +12,7 @@ import numpy as np
 from softargmax._checks import WrongKindError, real_array
 from softargmax.backends._backend import Backend, without_bfloat16
 from softargmax.kernels import LANES, SHORT, TILE_WIDTH
-from softargmax.kernels.threads import in_chunks, sums_of_chunks
+from softargmax.kernels.threads import in_chunks, in_order, sums_of_chunks
 from softargmax.typing import Array, Float64Array, IntArray
 
 
@@ -270,12 +270,72 @@ def _temperature_objective(
     out += sums_of_chunks(lambda start, stop, sums: run(*given, sums, start, stop), n, n_classes, out.shape)
 
 
-def _evaluation(rows: Array, labels: IntArray, out: tuple[Array, ...]) -> None:
-    from softargmax.kernels.reductions import evaluation_rows
+_IN_TILES = 64  # entries of a row: up to here tiles gain more than the tables of each chunk cost (measured)
+_FACTS = (np.int64, np.bool_, *[np.float64] * 5)
 
-    plan = _Plan(rows, 1, None)
-    given = (plan.x, labels, *out, plan.K, plan.B, plan.W)
-    plan.share(lambda start, stop: evaluation_rows(*given, start, stop))
+
+def _evaluation(
+    tally: Any, scores: Array, labels: IntArray, weights: Float64Array, beta: float, tolerance: float, kept: Any
+) -> int:
+    """Rows added to an `ops.evaluation.EvaluationTally`."""
+    from softargmax.kernels import evaluation as k
+
+    n, K = scores.shape
+    x, edges, short = flat(scores), tally.confidences.edges, K <= _IN_TILES
+    of_labels = [*tally.cells, *tally.classes, *(tally.confusion or (None, None))]
+    of_tally = [*tally.confidences.bins, *tally.confidences.fine, *tally.means, *tally.low]
+    if short:  # small enough for every chunk to have its own
+        of_tally += of_labels
+    whole = tally.confidences.has_whole_weights(weights)
+    most_hits = min(K, int(tally.n_bins * (1 + tolerance)) + 2)  # so many entries above 1 / n_bins a row can have
+    unsound: list[int] = []
+
+    def run(start: int, stop: int) -> Any:
+        m = stop - start
+        facts = tuple(np.empty(m, kind) if kept is None else kept[i][start:stop] for i, kind in enumerate(_FACTS))
+        y, w = labels[start:stop], weights[start:stop]
+        sums = [np.zeros(each.shape) for each in of_tally]
+        hits, n_hits = None, np.zeros(1, np.int64)
+        given = x[start * K : stop * K], y, w, K, beta, tolerance
+        if short:
+            bad = k.evaluation_of_short(*given, edges, facts, *sums[8:10], *sums[6:8], 0, m)
+        else:
+            hits = tuple(np.empty(m * most_hits, kind) for kind in (np.int64, np.int64, np.float64))
+            bad = k.evaluation_of_long(*given, edges[1], facts, *sums[6:8], hits, n_hits, 0, m)
+        if bad >= 0:
+            unsound.append(start + bad)
+            return None
+        predicted, _, confidence, doubt, nll, brier, _ = facts
+        k.add_confidences(confidence, doubt, predicted == y, w, whole, edges, *sums[:4])
+        infinite = k.add_means(nll, brier, confidence, w, *sums[4:6])
+        if short:
+            k.add_labels(y, facts, w, whole, edges, *sums[8:])
+        return facts, y, w, sums, hits, n_hits[0], infinite
+
+    def join(part: Any) -> None:
+        if part is None:
+            return
+        facts, y, w, sums, hits, n_hits, infinite = part
+        for high, low, more, more_low in zip(of_tally[::2], of_tally[1::2], sums[::2], sums[1::2], strict=True):
+            k.join(high.reshape(-1), low.reshape(-1), more.reshape(-1), more_low.reshape(-1))
+        if hits is not None:
+            k.add_hits(hits, n_hits, w, whole, edges, *tally.cells)
+            k.add_labels(y, facts, w, whole, edges, *of_labels)
+        tally.n_infinite_nll += infinite
+
+    rows = max(64, (1 << (18 if short else 20)) // K)  # every call has tables to clear and to join
+    in_order(run, join, n, K, rows // 64 * 64)
+    return min(unsound, default=-1)
+
+
+def _add_confidences(
+    tally: Any, confidence: Float64Array, doubt: Float64Array, right: Array, weights: Float64Array
+) -> None:
+    """Rows added to an `ops.evaluation.ConfidenceTally`."""
+    from softargmax.kernels.evaluation import add_confidences
+
+    whole = tally.has_whole_weights(weights)
+    add_confidences(confidence, doubt, right, weights, whole, tally.edges, *tally.bins, *tally.fine)
 
 
 def _row_spread(rows: Array, out: tuple[Array, ...]) -> None:
@@ -298,6 +358,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "logsumexp_gradient": functools.partial(_gradient, "LOGSUMEXP"),
     "entropy_gradient": functools.partial(_gradient, "ENTROPY"),
     "evaluation": _evaluation,
+    "add_confidences": _add_confidences,
     "row_spread": _row_spread,
     "temperature_objective": _temperature_objective,
 }

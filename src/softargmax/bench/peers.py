@@ -77,7 +77,6 @@ class NumPyPeer(Peer):
             "cross_entropy": lambda work, of: numbers(lambda: _np_loss(of.logits, of.labels), "steps"),
             "cross_entropy_and_grad": loss_and_gradient,
             "temperature_objective": lambda work, of: numbers(lambda: _np_objective(of), "steps"),
-            "row_evaluation": lambda work, of: numbers(lambda: _np_rows(of.logits, of.labels), "steps"),
             "evaluate": lambda work, of: numbers(lambda: _np_evaluate(of.logits, of.labels), "steps"),
         }
 
@@ -218,7 +217,6 @@ class TorchPeer(Peer, Torch):
             "cross_entropy": reduced(lambda z, y, w: functional.cross_entropy(z, y)),
             "cross_entropy_and_grad": loss_and_gradient,
             "temperature_objective": reduced(objective),
-            "row_evaluation": reduced(lambda z, y, w: rows(z, y)),
             "evaluate": reduced(evaluate),
         }
 

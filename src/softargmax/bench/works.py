@@ -135,7 +135,6 @@ TITLES: Mapping[str, str] = {
     "cross_entropy": "cross-entropy",
     "cross_entropy_and_grad": "cross-entropy with gradient",
     "temperature_objective": "temperature objective",
-    "row_evaluation": "evaluation of rows",
     "evaluate": "evaluate",
 }
 SAME_SIZE = ("softmax", "log_softmax")  # ops whose result has the shape of the logits
@@ -172,17 +171,10 @@ def _objective(work: Work, of: Inputs) -> Contender:
     return numbers(lambda: temperature_objective(of.logits, of.labels, of.weights, at), "fused")
 
 
-def _row_evaluation(work: Work, of: Inputs) -> Contender:
-    """What an evaluation asks of every row, in float64."""
-    from softargmax.ops.evaluation import row_evaluation
-
-    return numbers(lambda: row_evaluation(of.logits, of.labels), "fused")
-
-
 def _evaluate(work: Work, of: Inputs) -> Contender:
     from softargmax.metrics import evaluate
 
-    return numbers(lambda: evaluate(of.labels, logits=of.logits), "steps")
+    return numbers(lambda: evaluate(of.labels, logits=of.logits), "fused")
 
 
 OURS: Mapping[str, Way] = {
@@ -192,7 +184,6 @@ OURS: Mapping[str, Way] = {
     "cross_entropy": lambda work, of: numbers(lambda: ops.cross_entropy(of.logits, of.labels), "fused"),
     "cross_entropy_and_grad": _gradient,
     "temperature_objective": _objective,
-    "row_evaluation": _row_evaluation,
     "evaluate": _evaluate,
 }
 
@@ -254,11 +245,7 @@ def groups() -> dict[str, list[Work]]:
         "cross-entropy": _over("cross_entropy", "numbers", (), 0, all_shapes),
         "gradient": _over("cross_entropy_and_grad", "fresh", (Goal("torch", 6),), 100, all_shapes),
         "temperature": _over("temperature_objective", "numbers", (Goal("torch", 12),), 100, most),
-        "evaluate": [
-            work
-            for op in ("row_evaluation", "evaluate")
-            for work in _over(op, "numbers", (Goal("torch", 10), Goal("NumPy", 10)), 100, most)
-        ],
+        "evaluate": _over("evaluate", "numbers", (Goal("torch", 10), Goal("NumPy", 10)), 100, most),
     }
 
 
@@ -273,7 +260,7 @@ def quick_groups() -> dict[str, list[Work]]:
     few = {
         "softmax": [Work("softmax", (500, 100), "out"), Work("softmax", (500, 100), "fresh")],
         "axes": [Work("softmax", (100, 500), "out", axis=0)],
-        "evaluate": [Work(op, (500, 100), "numbers") for op in ("row_evaluation", "evaluate")],
+        "evaluate": [Work("evaluate", (500, 100), "numbers")],
     }
     return {
         name: few.get(name, [replace(works[0], shape=(500, 100), goals=(), peak=False)])

@@ -13,3 +13,11 @@ SHORT = 24
 
 TILE_WIDTH = 64
 """Of tiles of short rows."""
+
+HALF_CELLS = 256
+OCTAVE_BITS = 7
+FINE_CELLS = HALF_CELLS + (52 << OCTAVE_BITS) + 1
+"""Cells of the fine histogram of the confidence c: of width 1/512 below 1/2; above, by 1 - c, 128 for each halving."""
+
+ROWS, WEIGHT, PROB, PROB2, LABEL, PROB_LABEL, PLANES = 0, 1, 2, 3, 4, 5, 6
+"""What is summed over the entries p_k of class k in a bin: 1, w, wp, wp^2 and, where k is the label, w and wp."""

@@ -13,7 +13,6 @@ from softargmax.kernels._compile import inline, kernel
 from softargmax.kernels._parts import (
     MEAN,
     NO_MOMENT,
-    SQUARES,
     entry,
     limit_row,
     log1p,
@@ -34,16 +33,12 @@ from softargmax.kernels.simd import (
     LANES,
     add,
     divide,
-    exp,
     load,
-    load_one,
-    multiply,
     splat,
     store,
     store_part,
     subtract,
     sum_of_lanes,
-    where_equal,
 )
 
 TOP, REST, SECOND, LABEL, LINES = 0, 1, 2, 3, 4  # the lines of the table; LABEL is (x at the label - max) / T
@@ -153,54 +148,3 @@ def entropy_rows(x, out, K, B, mask, strides, W, start, stop):
         for j in range(n):
             if table[REST, j] == np.inf:
                 out[r + j] = 0.0
-
-
-@inline
-def first_maximum(one, x, a, K, top):
-    """The class of the first maximum of a row."""
-    tops, ones, zero = splat(one, top), splat(one, 1.0), splat(one, 0.0)
-    k = 0
-    while k + 2 * LANES <= K:
-        here = where_equal(load(one, x, a + k), tops, ones, zero)
-        if sum_of_lanes(add(here, where_equal(load(one, x, a + k + LANES), tops, ones, zero))) > 0:
-            break
-        k += 2 * LANES
-    while k < K - 1 and load_one(one, x, a + k) != top:
-        k += 1
-    return k
-
-
-@kernel
-def evaluation_rows(x, labels, predicted, confidence, nll, brier, K, B, W, start, stop):
-    """Rows start to stop, in float64: first maximum, its probability, -log p of the label, squared distance to it.
-
-    Rows hold no NaN and no +inf, and a finite entry.
-    """
-    one = 1.0
-    width = LANES if W is None else W
-    tile = tile_of(0 if W is None else whole_fours(K) * width, one)
-    table = np.zeros((LINES, width))
-    ones = splat(one, 1.0)
-    for r in range(start, stop, width):
-        n = min(width, stop - r)
-        facts(one, x, labels, r, n, K, B, None, (0, 0, 0), tile, W, table, SQUARES)
-        for j in range(0, n, LANES):
-            part = min(n - j, LANES)
-            rest, at_label = load(one, table[REST], j), load(one, table[LABEL], j)
-            total = add(ones, rest)
-            store_part(confidence, r + j, part, divide(ones, total))
-            store_part(nll, r + j, part, subtract(log1p(one, rest), at_label))
-            squares = divide(load(one, table[SECOND], j), multiply(total, total))
-            share, p = divide(rest, total), divide(exp(at_label), total)
-            # (1 - p)^2 and the squares of the others; where the label is the maximum nothing is taken off
-            right = add(multiply(share, share), squares)
-            wrong = add(add(squares, divide(ones, multiply(total, total))), subtract(ones, add(p, p)))
-            store_part(brier, r + j, part, where_equal(at_label, splat(one, 0.0), right, wrong))
-        for j in range(n):
-            if W is None:
-                predicted[r + j] = first_maximum(one, x, (r + j) * K, K, table[TOP, j])
-            else:
-                k = 0
-                while k < K - 1 and tile[k * W + j] != table[TOP, j]:
-                    k += 1
-                predicted[r + j] = k

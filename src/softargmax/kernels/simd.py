@@ -34,7 +34,7 @@ class Vector(types.Type):
 
 
 _FLOAT16, _BFLOAT16 = types.uint16, types.int16  # what views of half precision are called here
-_I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), _FLOAT16: _I16, _BFLOAT16: _I16}
 _SUFFIX = {types.float32: "v16f32", types.float64: "v16f64", _FLOAT16: "v16i16", _BFLOAT16: "v16i16"}
 _INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
@@ -432,6 +432,37 @@ def where_equal(typing, a, b, same, other):
         return builder.select(builder.fcmp_ordered("==", first, second), if_same, if_other)
 
     return a(a, b, same, other), generate
+
+
+@intrinsic
+def lanes_above(typing, a, b):
+    """The lanes of a that are larger than those of b, as bits of an integer."""
+
+    def generate(context, builder, signature, args):
+        larger = builder.fcmp_ordered(">", *args)
+        return builder.zext(builder.bitcast(larger, ir.IntType(LANES)), _I64)
+
+    return types.int64(a, b), generate
+
+
+@intrinsic
+def lowest_bit(typing, bits):
+    """Which bit of an integer above 0 is the first."""
+
+    def generate(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def count_of_bits(typing, bits):
+    """How many bits of an integer are set."""
+
+    def generate(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from softargmax.typing import Float64Array
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+Result = TypeVar("Result")
 
 _SERIAL = 1 << 20  # elements; below, a helper is hardly awake before the caller is done
 _CHUNK = 1 << 17  # elements: 100 microseconds or more, against 1 or 2 to hand it out; 4 for each of 8 threads from 4M
@@ -102,33 +104,60 @@ def in_chunks(run: Callable[[int, int], object], n: int, row_elements: int) -> N
         _share(run, n, _rows_of_chunk(row_elements), threads)
 
 
+def in_order(
+    run: Callable[[int, int], Result], join: Callable[[Result], object], n: int, row_elements: int, rows: int = 0
+) -> None:
+    """Call run(start, stop) likewise, and join(result) for each result in the order of the rows, one at a time.
+
+    Where the chunks are cut, by `rows` if given, does not depend on the number of threads: what is joined has the same
+    bits for every number of them. Other threads go on while one joins.
+    """
+    done: dict[int, tuple[int, Result]] = {}  # results whose turn has not come
+    joined, joining = 0, False
+    lock = threading.Lock()
+
+    def run_and_join(start: int, stop: int) -> None:
+        nonlocal joined, joining
+        result = run(start, stop)
+        with lock:
+            done[start] = stop, result
+            if joining:
+                return
+            joining = True
+        while True:
+            with lock:
+                if joined not in done:
+                    joining = False
+                    return
+                stop, result = done.pop(joined)
+            join(result)
+            joined = stop
+
+    _share(run_and_join, n, rows or _rows_of_chunk(row_elements), _threads_for(n, row_elements))
+
+
 def sums_of_chunks(
     run: Callable[[int, int, Float64Array], object], n: int, row_elements: int, shape: tuple[int, ...]
 ) -> Float64Array:
     """Call run(start, stop, sums) likewise, each with zeros of its own to add to; the sum of all of them.
 
-    The same bits for every number of threads: where the chunks are cut and the order in which they are added do not
-    depend on it.
+    The same bits for every number of threads.
     """
     total, rounded_off = np.zeros(shape), np.zeros(shape)
-    done: dict[int, tuple[int, Float64Array]] = {}  # chunks whose turn has not come
-    added = 0
-    lock = threading.Lock()
 
-    def run_and_add(start: int, stop: int) -> None:
-        nonlocal added
+    def run_one(start: int, stop: int) -> Float64Array:
         sums = np.zeros(shape)
         run(start, stop, sums)
-        with lock, np.errstate(all="ignore"):
-            done[start] = stop, sums
-            while added in done:
-                added, term = done.pop(added)
-                new = total + term
-                of_term = new - total
-                rounded_off[...] += (total - (new - of_term)) + (term - of_term)
-                total[...] = new
+        return sums
 
-    _share(run_and_add, n, _rows_of_chunk(row_elements), _threads_for(n, row_elements))
+    @np.errstate(all="ignore")
+    def join(term: Float64Array) -> None:
+        new = total + term
+        of_term = new - total
+        rounded_off[...] += (total - (new - of_term)) + (term - of_term)
+        total[...] = new
+
+    in_order(run_one, join, n, row_elements)
     with np.errstate(all="ignore"):
         exact = total + rounded_off
     return np.where(np.isfinite(exact), exact, total)  # the rounding of inf is NaN
