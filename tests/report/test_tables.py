@@ -11,7 +11,7 @@ from softargmax.report import Story, class_rows, metric_rows, mistakes, terminal
 from .conftest import predictions
 
 PERCENT = {"Accuracy": "accuracy", "Top-5 accuracy": "top5", "Mean confidence": "mean_confidence"}
-PLAIN = {"ECE": "ece", "NLL (nats)": "nll", "Brier score": "brier"}
+PLAIN = {"ECE": "ece", "Class-wise ECE": "classwise_ece", "NLL (nats)": "nll", "Brier score": "brier"}
 
 
 def test_every_number_is_the_evaluations(story: Story) -> None:

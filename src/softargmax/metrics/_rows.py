@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from softargmax import _checks
 from softargmax.backends import values_of
+from softargmax.ops.evaluation import EvaluationTally, RowFacts
+from softargmax.ops.softmax import softmax
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 Kind: TypeAlias = Literal["logits", "probs"]
 
-_BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 20
 # one after the other, 4096 terms are added with an error below 4096 * 2^-53 = 5e-13 of their sum
 BLOCK_ROWS = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
+class Scored(NamedTuple):
     """What metrics ask of the rows that count (m,), in float64."""
 
     labels: IntArray
@@ -46,7 +47,7 @@ class Rows:
     scores: Array
     """As they came: any real dtype and strides; one column stands for two classes."""
     labels: IntArray
-    """In [0, K) where the weight is above 0."""
+    """In [0, K), also where the weight is 0."""
     weights: Float64Array
     """0 for the rows that are ignored; 1 for others where none were given."""
     weighted: bool
@@ -56,12 +57,18 @@ class Rows:
         """K."""
         return max(2, int(self.scores.shape[-1]))
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, elements: int | None = None, *, whole: bool = False) -> Iterator[tuple[slice, Array]]:
         """All rows in order: which they are, and their scores (m, K), C-contiguous, in the dtype that came, unchecked.
 
-        A block has at most `rows` rows and about a million elements.
+        A block has at most `elements`, but a row; None: a million, and at most 4096 rows. `whole`: all of them where
+        nothing is copied.
         """
-        return _pieces(self.scores, 0, max(1, min(rows, _BLOCK_ELEMENTS // self.n_classes)), self.kind)
+        rows = max(1, (elements or BLOCK_ELEMENTS) // self.n_classes)
+        if elements is None:
+            rows = min(rows, BLOCK_ROWS)
+        if whole and self.scores.flags.c_contiguous and self.scores.shape[-1] > 1:
+            rows = max(1, len(self.labels))
+        return _pieces(self.scores, 0, rows, self.kind)
 
     def check(self, where: slice, block: Array) -> None:
         """Raise ValueError unless the rows of a block that count are sound; the error names the place in the whole."""
@@ -69,7 +76,7 @@ class Rows:
         if self.kind == "probs":
             as_float = block if block.dtype.kind == "f" else block.astype(np.float64)
             _checks.distributions("probs", as_float, rows=kept, row_name=lambda i: self._name(where.start + i[0]))
-        elif not np.all(np.isfinite(block.max(axis=1, initial=-np.inf)[kept])):
+        elif block.dtype.kind == "f" and not np.all(np.isfinite(block.max(axis=1)[kept])):
             self.reject()
 
     def reject(self) -> None:
@@ -82,47 +89,35 @@ class Rows:
         shape = self.scores.shape[:-1]
         return f"row {_checks.at(tuple(int(i) for i in np.unravel_index(row, shape)))}" if shape else "they"
 
+    def add_to(self, tally: EvaluationTally, where: slice, block: Array) -> tuple[IntArray, Float64Array, RowFacts]:
+        """The rows of a block that count join the sums; returns their labels, weights and facts. Raises as `check`."""
+        labels, weights, facts = self.labels[where], self.weights[where], RowFacts.empty(len(block))
+        scores = block if block.dtype.kind == "f" else block.astype(np.float64)
+        if tally.add(scores, labels, weights, 1.0 if self.kind == "logits" else None, facts) >= 0:
+            self.check(where, block)
+            raise AssertionError("rows that the kernel refuses and the check does not")
+        kept = weights > 0
+        if kept.all():
+            return labels, weights, facts
+        return labels[kept], weights[kept], RowFacts._make(fact[kept] for fact in facts)
+
     def probs(self) -> Iterator[tuple[IntArray, Float64Array, Float64Array]]:
         """Labels (m,), weights (m,) and probabilities (m, K) of the rows that count, checked, block by block."""
         for where, block in self.blocks():
             self.check(where, block)
             kept = self.weights[where] > 0
-            labels, weights = self.labels[where][kept], self.weights[where][kept]
             rows = block[kept].astype(np.float64)
-            yield labels, weights, rows if self.kind == "probs" else _of_logits(rows, labels)[0]
+            yield self.labels[where][kept], self.weights[where][kept], softmax(rows) if self.kind == "logits" else rows
 
-    @np.errstate(over="ignore", divide="ignore")  # gaps beyond the largest float and the log of 0 are inf
     def scored(self) -> Scored:
-        """Every row that counts, checked. Some 70 bytes a row."""
-        parts = []
-        for where, block in self.blocks():
-            self.check(where, block)
-            kept = self.weights[where] > 0
-            labels, rows = self.labels[where][kept], block[kept].astype(np.float64)
-            predicted = rows.argmax(axis=1)
-            if self.kind == "logits":
-                _, doubt, nll = _of_logits(rows, labels)
-                confidence = 1 - doubt
-            else:
-                at = np.arange(len(rows))
-                confidence, nll = rows[at, predicted], -np.log(rows[at, labels])
-                doubt = 1 - confidence
-            parts.append((labels, self.weights[where][kept], predicted, predicted == labels, confidence, doubt, nll))
-        columns = zip(*parts, strict=True) if parts else ([np.empty(0, kind)] for kind in "ldl?ddd")
-        return Scored(*(np.concatenate(list(column)) for column in columns))
-
-
-def _of_logits(logits: Float64Array, labels: IntArray) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Probabilities, 1 - the largest of them, and -log p of the label."""
-    rows = np.arange(len(logits))
-    predicted = logits.argmax(axis=1)
-    top = logits[rows, predicted]
-    powers = np.exp(logits - top[:, None])
-    powers[rows, predicted] = 0.0  # not 1: the sum over the others is what log1p and the doubt need to all its digits
-    others = powers.sum(axis=1)
-    powers[rows, predicted] = 1.0
-    nll = (top - logits[rows, labels]) + np.log1p(others)
-    return powers / (1 + others)[:, None], others / (1 + others), nll
+        """Every row that counts, checked. Some 100 bytes a row."""
+        tally = EvaluationTally(self.n_classes, n_bins=1)  # only the facts are wanted
+        parts = [Scored(*(np.empty(0, kind) for kind in "ldl?ddd"))]
+        for where, block in self.blocks(BLOCK_ELEMENTS):
+            labels, weights, of = self.add_to(tally, where, block)
+            right = of.predicted == labels
+            parts.append(Scored(labels, weights, of.predicted, right, of.confidence, of.doubt, of.nll))
+        return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def rows_of(
@@ -134,7 +129,6 @@ def rows_of(
     axis: int = -1,
     ignore_index: int | None = None,
     caller: str,
-    may_be_empty: bool = False,
 ) -> Rows:
     """The rows of what a user passed: labels (...), logits or probs (..., K) with the classes along `axis`.
 
@@ -143,7 +137,7 @@ def rows_of(
     LikelyProbabilitiesWarning, if logits look like probabilities. Values of scores are checked later, by `Rows`.
 
     Raises TypeError unless exactly one of `logits` and `probs` came; ValueError for no class axis, labels outside
-    [0, K), weights that are negative, not finite or (unless they `may_be_empty`) all 0, and shapes that do not fit.
+    [0, K), weights that are negative or not finite, and shapes that do not fit together.
     """
     if (logits is None) == (probs is None):
         came = "neither" if logits is None else "both"
@@ -163,10 +157,9 @@ def rows_of(
         if array.shape == shape and array.dtype.kind in "iu":  # a label of weight 0 is as absent: it cannot be wrong
             array = np.where((given > 0).reshape(shape), array, 0)
     flat = _checks.integer_labels(array, shape, n_classes, ignore_index=ignore_index).reshape(-1)
-    if not may_be_empty and weights is not None and len(given) and not given.any():
-        raise ValueError("weights are all 0: no row counts; pass at least one weight above 0")
     if ignore_index is not None:
-        given = np.where(flat == ignore_index, 0.0, given)
+        ignored = flat == ignore_index
+        flat, given = np.where(ignored, 0, flat), np.where(ignored, 0.0, given)
     rows = Rows(kind, scores, flat, given, weights is not None)
     if kind == "logits":
         _warn_if_probabilities(rows)

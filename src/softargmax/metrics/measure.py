@@ -1,23 +1,25 @@
-"""Labels and scores -> an Evaluation, block by block, whatever the layout and the size."""
+"""Labels and scores -> an Evaluation, in one read, whatever the layout, the library and the size."""
 
 from __future__ import annotations
 
+import functools
 import math
-import operator
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from softargmax import _checks
-from softargmax.metrics._sums import Sum, frozen
-from softargmax.metrics.evaluation import TOP, Evaluation, edges_of
-from softargmax.typing import Array, BoolArray, Float64Array, IntArray, Labels, Logits, Probs, Weights
+from softargmax.metrics._groups import GroupSums, group_ids
+from softargmax.metrics._rows import Rows, rows_of
+from softargmax.metrics.calibration_error import whole_bins
+from softargmax.metrics.evaluation import GROUP, Evaluation
+from softargmax.metrics.ranking import RankingSums
+from softargmax.ops.evaluation import EvaluationTally, RowFacts
+from softargmax.typing import Array, Float64Array, IntArray, Labels, Logits, Probs, Weights
 
-_BLOCK_ELEMENTS = 1 << 20
-# np.bincount adds one after the other: over 4096 terms its error stays below 4096 * 2^-53 = 5e-13 of their sum
-_BLOCK_ROWS = 4096
-_CONFUSION_CLASSES = 1000
+_BLOCK_ELEMENTS = 1 << 22  # enough for all threads; of rows that are copied, calibrated or grouped the memory it takes
 
 
 def evaluate(
@@ -26,23 +28,37 @@ def evaluate(
     logits: Logits | None = None,
     probs: Probs | None = None,
     weights: Weights | None = None,
+    temperature: float | None = None,
+    calibrator: Any = None,
+    groups: Any = None,
+    ranking: bool = False,
     n_bins: int = 15,
     axis: int = -1,
     ignore_index: int | None = None,
 ) -> Evaluation:
     """Say how good predictions are: accuracy, NLL, Brier score and calibration error, each with an interval.
 
-    labels (...), logits or probs (..., K) with the classes along `axis`, weights (...) -> Evaluation. K >= 2.
+    labels (...), logits or probs (..., K) with the classes along `axis`, weights (...) -> Evaluation. Arrays of NumPy,
+    torch, JAX, TensorFlow, Keras; memory-mapped ones are read once. One column is the score of class 1 of two: (..., 1)
+    means logits [0, z] or probs [1 - p, p].
 
     Exactly one of `logits` and `probs`; which one is never guessed from the values. Logits of any real dtype are
     computed in float64; -inf is probability 0. Probabilities are taken as they are, neither renormalised nor clipped;
-    they may miss [0, 1] and a sum of 1 by 1e-3. The prediction is the first of equal largest scores. Rows whose label
-    is `ignore_index`, and rows of weight 0, are as absent, whatever they hold. No rows give an Evaluation of NaN.
-    Memory beyond the input: some 20 bytes a row and blocks of a million elements, whatever the layout.
+    they may exceed 1, or miss a sum of 1, by 1e-3. The prediction is the first of equal largest scores. Rows whose
+    label is `ignore_index`, and rows of weight 0, are as absent, whatever they hold. No rows give an Evaluation of NaN.
 
-    Raises TypeError unless exactly one of the two is given; ValueError for NaN, +inf or rows of -inf in logits, for
-    rows that are no probabilities, labels outside [0, K), wrong shapes, or one column (for a binary score z pass the
-    two columns [0, z]). Warns once, LikelyProbabilitiesWarning, if the logits look like probabilities.
+    - `temperature`: the logits are divided by it, in the same read.
+    - `calibrator`: fitted; the logits (N, K) go through its `predict_log_proba`, block by block.
+    - `groups`: integers (...) or of sizes that broadcast; rows of one group (the pixels of an image, the tokens of a
+      text) may depend on one another, and intervals come from the spread of the groups.
+    - `ranking`: also keep what AUROC needs (`Evaluation.auroc`), for at most 1000 classes.
+
+    Memory beyond the input: some 30 bytes a row, tables by bin and class, and blocks of 4 million elements.
+
+    Raises TypeError unless exactly one of `logits` and `probs` is given; ValueError for NaN, +inf or rows of -inf in
+    logits, for rows that are no probabilities, labels outside [0, K), negative weights, a temperature that
+    is not above 0 and finite, and wrong shapes. Warns once, LikelyProbabilitiesWarning, if the logits
+    look like probabilities.
 
     Source: Guo et al. (2017), section 2, for the calibration error; Brier (1950); Wilson (1927).
 
@@ -53,184 +69,157 @@ def evaluate(
     >>> both.n, both.confusion.tolist()
     (3, [[1, 1], [0, 1]])
     """
-    if (logits is None) == (probs is None):
-        came = "neither" if logits is None else "both"
-        raise TypeError(f"evaluate wants exactly one of logits= and probs=; got {came}")
-    name = "probs" if logits is None else "logits"
-    scores = _classes_last(name, _checks.real_array(name, probs if logits is None else logits), axis)
-    shape, n_classes = scores.shape[:-1], scores.shape[-1]
-    n_bins = _whole_bins(n_bins)
-
-    row_weights = None if weights is None else _squarable(_checks.row_weights("weights", weights, shape).reshape(-1))
-    flat_labels, kept = _labels_and_kept(labels, shape, n_classes, row_weights, ignore_index)
-    if scores.ndim == 1:
-        scores = scores[None]
-    kept_rows = kept.reshape(scores.shape[:-1])
-
-    no_weights = None if weights is None else np.empty(0)
-    result = _of_block(np.empty((0, n_classes)), flat_labels[:0], no_weights, n_bins, name)
-    likely = name == "logits"
-    block = None
-    for index in _blocks(kept, n_classes):
-        # the rows of one block are gathered: a reshape would copy the whole array where classes are not last in memory
-        block = scores[np.unravel_index(index, scores.shape[:-1])]
-        if name == "probs":
-            _check_probs(block, scores, kept_rows)
-        elif not np.all(np.isfinite(block.max(axis=1))):
-            _checks.usable_logits("logits", scores, rows=kept_rows)  # words the error, for the whole array
-        likely = likely and _checks.look_like_probabilities(block)
-        block_weights = None if row_weights is None else row_weights[index]
-        result = result.merge(_of_block(block.astype(np.float64), flat_labels[index], block_weights, n_bins, name))
-    if likely and block is not None:
-        _checks.warn_if_probabilities(block)
-    return result
+    n_bins = whole_bins(n_bins)
+    rows = rows_of(
+        labels, logits=logits, probs=probs, weights=weights, axis=axis, ignore_index=ignore_index, caller="evaluate"
+    )
+    running = _Running(rows.n_classes, n_bins, temperature, calibrator, ranking)
+    running.add(rows, groups)
+    return running.evaluation
 
 
-def _classes_last(name: str, scores: Array, axis: int) -> Array:
-    if not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis must be one of the {scores.ndim} dimensions of {name}; got {axis}")
-    scores = np.moveaxis(scores, axis, -1)
-    if scores.shape[-1] < 2:
-        two = "[0, z]" if name == "logits" else "[1 - p, p]"
-        raise ValueError(
-            f"{name} need at least 2 classes along axis {axis}; got {scores.shape[-1]}; "
-            f"for a binary score pass the two columns {two}"
-        )
-    return scores
-
-
-def _whole_bins(n_bins: int) -> int:
-    try:
-        whole = operator.index(n_bins)
-    except TypeError:
-        whole = 0
-    if whole < 1 or isinstance(n_bins, bool):
-        raise ValueError(f"n_bins must be an integer of at least 1; got {n_bins!r}")
-    return whole
-
-
-def _squarable(weights: Float64Array) -> Float64Array:
-    wrong = (weights > 0) & ((weights < 1e-100) | (weights > 1e100))
-    if wrong.any():
-        value = weights[np.argmax(wrong)]
-        raise ValueError(f"weights must be 0 or lie in [1e-100, 1e100], for their squares are summed; got {value}")
-    return weights
-
-
-def _labels_and_kept(
-    labels: Labels, shape: tuple[int, ...], n_classes: int, weights: Float64Array | None, ignore_index: int | None
-) -> tuple[IntArray, BoolArray]:
-    array = _checks.real_array("labels", labels)
-    kept = np.ones(math.prod(shape), dtype=np.bool_)
-    if weights is not None:
-        kept = weights > 0
-        if array.shape == shape and array.dtype.kind in "iu":
-            array = np.where(kept.reshape(shape), array, 0)  # a label of weight 0 is as absent: it cannot be wrong
-    flat = _checks.integer_labels(array, shape, n_classes, ignore_index=ignore_index).reshape(-1)
-    if ignore_index is not None:
-        kept &= flat != ignore_index
-    return flat, kept
-
-
-def _blocks(kept: BoolArray, n_classes: int) -> Iterator[IntArray]:
-    rows = max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // n_classes))
-    for start in range(0, len(kept), rows):
-        index = start + np.flatnonzero(kept[start : start + rows])
-        if len(index):
-            yield index
-
-
-def _check_probs(block: Array, probs: Array, kept: BoolArray) -> None:
-    def as_float(array: Array) -> Array:
-        return array if array.dtype.kind == "f" else array.astype(np.float64)
-
-    try:
-        _checks.distributions("probs", as_float(block))
-    except ValueError:
-        _checks.distributions("probs", as_float(probs), rows=kept)  # the same error, with the row's place in the whole
-        raise
-
-
-class _Scored(NamedTuple):
-    probs: Float64Array  # (m, K)
-    nll: Float64Array  # (m,), as all below
-    own: Float64Array  # probability of the label
-    confidence: Float64Array  # probability of the prediction
-    doubt: Float64Array  # 1 - confidence, accurate where confidence is near 1
-
-
-def _of_logits(logits: Float64Array, labels: IntArray, predicted: IntArray) -> _Scored:
-    rows = np.arange(len(logits))
-    top = logits[rows, predicted]
-    behind = top - logits[rows, labels]
-    powers = np.exp(logits - top[:, None])
-    powers[rows, predicted] = 0.0  # not 1: the sum over the others is what log1p and `doubt` need to all its digits
-    others = powers.sum(axis=1)
-    powers[rows, predicted] = 1.0
-    probs = powers / (1 + others)[:, None]
-    return _Scored(probs, behind + np.log1p(others), probs[rows, labels], 1 / (1 + others), others / (1 + others))
-
-
-def _of_probs(probs: Float64Array, labels: IntArray, predicted: IntArray) -> _Scored:
-    rows = np.arange(len(probs))
-    own, confidence = probs[rows, labels], probs[rows, predicted]
-    return _Scored(probs, -np.log(own), own, confidence, 1 - confidence)
-
-
-@np.errstate(over="ignore", divide="ignore")  # gaps beyond the largest float and the log of 0 are inf, and counted
-def _of_block(
-    scores: Float64Array, labels: IntArray, weights: Float64Array | None, n_bins: int, name: str
+def evaluate_batches(
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    temperature: float | None = None,
+    calibrator: Any = None,
+    ranking: bool = False,
+    n_bins: int = 15,
+    axis: int = -1,
+    ignore_index: int | None = None,
 ) -> Evaluation:
-    n, n_classes = scores.shape
-    predicted = scores.argmax(axis=1)
-    right = predicted == labels
-    scored = (_of_logits if name == "logits" else _of_probs)(scores, labels, predicted)
-    top5 = _rank(scores, labels) < TOP if n_classes > TOP else np.zeros(n)
-    infinite = np.isinf(scored.nll)
-    nll = np.where(infinite, 0.0, scored.nll)
-    brier = _brier(scored, labels, right)
-    w = np.ones(n) if weights is None else weights
-    by_row = np.stack(
-        [np.ones(n), w, right, top5, nll, nll**2, brier, brier**2, scored.confidence, scored.confidence**2]
-    )
-    row_sums = Sum.of((by_row * w).sum(axis=1))
+    """`evaluate` of rows that come in batches and are never in memory together.
 
-    bins = np.searchsorted(edges_of(n_bins)[1:-1], scored.confidence, side="left")
-    # the prediction's probability may exceed 1 by the tolerance of `probs`; a variance may not be negative
-    spread = np.maximum(scored.confidence * scored.doubt, 0)
-    error2 = np.where(right, scored.doubt, scored.confidence) ** 2
-    by_bin = [w * x for x in (np.ones(n), w, right, scored.confidence, spread, error2)]
-    by_class = [(labels, w), (predicted, w), (predicted, w * right)]
+    Each batch is a mapping with `labels`, `logits` or `probs`, and, in all or none, `weights` and `groups`, each as in
+    `evaluate`: the batches of a data loader, the arrays of a file. The other arguments are those of `evaluate`, for all
+    batches. Any cut of the same rows gives the same counts bit for bit, and sums to 1e-12 of their absolute terms.
 
-    confusion: IntArray | Sum | None = None
-    if n_classes <= _CONFUSION_CLASSES:
-        cells = np.bincount(labels * n_classes + predicted, weights=weights, minlength=n_classes**2)
-        cells = cells.reshape(n_classes, n_classes)
-        confusion = frozen(cells.astype(np.int64)) if weights is None else Sum.of(cells)
-    return Evaluation(
-        n=n,
-        n_classes=n_classes,
-        n_bins=n_bins,
-        weighted=weights is not None,
-        n_infinite_nll=int(infinite.sum()),
-        bin_rows=frozen(np.stack([np.bincount(b, minlength=n_bins) for b in (bins, bins[right])]).astype(np.int64)),
-        row_sums=row_sums,
-        bin_sums=Sum.of(np.stack([np.bincount(bins, weights=x, minlength=n_bins) for x in by_bin])),
-        class_sums=Sum.of(
-            np.stack([np.bincount(k, weights=x, minlength=n_classes) for k, x in by_class] + [w @ scored.probs])
-        ),
-        confusion_sums=confusion,
-    )
+    Raises what `evaluate` raises, with the number of the batch, from 0; ValueError without any batch, for batches of
+    different numbers of classes, and for fields that only some of them have.
+
+    >>> batches = ({"labels": [k, 1 - k], "logits": [[1.0, 0.0], [0.0, 2.0]]} for k in (0, 1))
+    >>> evaluate_batches(batches).accuracy
+    0.5
+    """
+    n_bins = whole_bins(n_bins)
+    running: _Running | None = None
+    fields: set[str] = set()
+    for i, batch in enumerate(batches):
+        try:
+            rows = _batch_rows(batch, axis, ignore_index)
+            if running is None:
+                fields = set(batch)
+                running = _Running(rows.n_classes, n_bins, temperature, calibrator, ranking)
+            if rows.n_classes != running.tally.n_classes:
+                raise ValueError(f"it has {rows.n_classes} classes, those before it {running.tally.n_classes}")
+            if set(batch) != fields:
+                odd = sorted(set(batch) ^ fields)
+                raise ValueError(f"{odd[0]} is in some batches and not in others; pass it in all or none")
+            running.add(rows, batch.get("groups"))
+        except _checks.WrongKindError as error:
+            raise _checks.WrongKindError(f"batch {i}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"batch {i}: {error}") from None
+    if running is None:
+        raise ValueError("there is no batch: the iterator was empty, or was read before")
+    return running.evaluation
 
 
-def _brier(scored: _Scored, labels: IntArray, right: BoolArray) -> Float64Array:
-    # not the sum of squares - 2 p + 1: that loses all digits of a good forecast
-    missed = scored.probs.copy()
-    missed[np.arange(len(labels)), labels] = np.where(right, scored.doubt, 1 - scored.own)
-    return np.asarray(np.einsum("nk,nk->n", missed, missed))
+_FIELDS = {"labels", "logits", "probs", "weights", "groups"}
 
 
-def _rank(scores: Float64Array, labels: IntArray) -> IntArray:
-    own = scores[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(scores.shape[1]) < labels[:, None]
-    return np.asarray(((scores > own) | ((scores == own) & earlier)).sum(axis=1))
+def _batch_rows(batch: Any, axis: int, ignore_index: int | None) -> Rows:
+    if not isinstance(batch, Mapping):
+        raise _checks.WrongKindError(
+            f"a batch must be a mapping with labels and logits or probs; got {_checks.kind_of(batch)}; "
+            'for pairs pass ({"labels": y, "logits": z} for y, z in pairs)'
+        )
+    if unknown := sorted(set(batch) - _FIELDS):
+        raise ValueError(f"a batch has the fields {', '.join(sorted(_FIELDS))}; got {unknown[0]!r}")
+    if "labels" not in batch:
+        raise ValueError("it has no labels")
+    given = {name: batch.get(name) for name in ("logits", "probs", "weights")}
+    return rows_of(batch["labels"], **given, axis=axis, ignore_index=ignore_index, caller="a batch")
+
+
+class _Running:
+    """The sums over all rows so far."""
+
+    def __init__(self, n_classes: int, n_bins: int, temperature: float | None, calibrator: Any, ranking: bool) -> None:
+        if temperature is not None and not (isinstance(temperature, Real) and 0 < temperature < math.inf):
+            raise ValueError(f"temperature must be one number above 0 and finite; got {temperature!r}")
+        if calibrator is not None and not hasattr(calibrator, "predict_log_proba"):
+            raise _checks.WrongKindError(
+                f"calibrator must be fitted and have predict_log_proba; got {_checks.kind_of(calibrator)}"
+            )
+        if calibrator is not None and temperature is not None:
+            raise ValueError("pass temperature or calibrator, not both")
+        self.temperature = 1.0 if temperature is None else float(temperature)
+        self.calibrator = calibrator
+        self.tally = EvaluationTally(n_classes, n_bins)
+        self.ranking: RankingSums | None = None
+        if ranking:
+            self.ranking = RankingSums.of(np.empty(0, np.int64), np.empty((0, n_classes)), kind="logits")
+        self.groups: list[GroupSums] = []
+        self.weighted = False
+
+    @property
+    def evaluation(self) -> Evaluation:
+        groups = functools.reduce(GroupSums.merge, self.groups) if self.groups else None
+        return Evaluation.of(self.tally, weighted=self.weighted, groups=groups, ranking=self.ranking)
+
+    def add(self, rows: Rows, groups: Any) -> None:
+        self.weighted |= rows.weighted
+        if rows.kind == "probs" and (self.calibrator is not None or self.temperature != 1.0):
+            raise ValueError("temperature and calibrator want logits; pass logits_from_probs(probs) as logits")
+        ids = None if groups is None else group_ids(groups, rows.scores.shape[:-1])
+        if ids is not None:
+            self._add_groups(GroupSums.of(ids[:0], np.empty((len(GROUP) + self.tally.n_bins, 0))))
+        in_blocks = self.calibrator is not None or ids is not None or self.ranking is not None
+        whole = not in_blocks and rows.scores.dtype.kind == "f"
+        for where, block in rows.blocks(_BLOCK_ELEMENTS, whole=whole):
+            self._add_block(rows, where, block, None if ids is None else ids[where])
+
+    def _add_block(self, rows: Rows, where: slice, block: Array, ids: IntArray | None) -> None:
+        labels, weights = rows.labels[where], rows.weights[where]
+        scores = block if block.dtype.kind == "f" else block.astype(np.float64)
+        if self.calibrator is not None:
+            rows.check(where, block)
+            kept = weights > 0
+            labels, weights, ids = labels[kept], weights[kept], None if ids is None else ids[kept]
+            scores = (
+                np.ascontiguousarray(self.calibrator.predict_log_proba(scores[kept])) if len(labels) else scores[:0]
+            )
+        facts = None if ids is None else RowFacts.empty(len(labels))
+        temperature = None if rows.kind == "probs" else self.temperature
+        if self.tally.add(scores, labels, weights, temperature, facts) >= 0:
+            rows.check(where, block)
+            raise AssertionError("rows that the kernel refuses and the check does not")
+        if ids is not None and facts is not None:
+            right = (facts.predicted == labels).astype(np.float64)
+            self._add_groups(_of_groups(ids, self.tally, right, weights, facts))
+        if self.ranking is not None:
+            kept = weights > 0
+            scores = scores[kept] if temperature in (None, 1.0) else scores[kept] / temperature
+            of_rows = weights[kept] if rows.weighted else None
+            self.ranking = self.ranking.merge(RankingSums.of(labels[kept], scores, of_rows, kind=rows.kind))
+
+    def _add_groups(self, sums: GroupSums) -> None:
+        """Merged only with what is not much larger: else the sums of all groups would be copied for every block."""
+        while self.groups and 2 * len(sums.ids) >= len(self.groups[-1].ids):
+            sums = self.groups.pop().merge(sums)
+        self.groups.append(sums)
+
+
+def _of_groups(
+    ids: IntArray, tally: EvaluationTally, right: Float64Array, w: Float64Array, facts: RowFacts
+) -> GroupSums:
+    kept = w > 0
+    ids, right, w = ids[kept], right[kept], w[kept]
+    nll, brier, confidence = facts.nll[kept], facts.brier[kept], facts.confidence[kept]
+    nll = np.where(np.isinf(nll), 0.0, nll)
+    columns = [w, w * right, w * facts.top5[kept], w * nll, w * brier, w * confidence]
+    bins = np.searchsorted(tally.confidences.edges[1:-1], confidence, side="left")
+    errors = w * (right - confidence)
+    columns += [np.where(bins == b, errors, 0.0) for b in range(tally.n_bins)]
+    return GroupSums.of(ids, np.stack(columns))

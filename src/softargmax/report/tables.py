@@ -51,13 +51,15 @@ METRICS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("top5", "Top-5 accuracy", "share of rows with the truth among the first five; higher is better", percent),
     ("mean_confidence", "Mean confidence", "what it claims on average; honest when equal to the accuracy", percent),
     ("ece", "ECE", "calibration error: the mean distance of claim and truth, 0 to 1; lower is better", number),
+    ("classwise_ece", "Class-wise ECE", "the same of the probability of each class, averaged; lower is better", number),
     ("nll", "NLL (nats)", "negative log-likelihood: the surprise at the truth; lower is better", number),
     ("brier", "Brier score", "squared distance of forecast and truth, 0 to 2; lower is better", number),
 )
 
 
 def metric_rows(story: Story) -> list[MetricRow]:
-    """The metrics before and after with their 95% intervals, the ECE a perfect model would show, the temperature.
+    """The metrics before and after with their 95% intervals, the ECE a perfect model would show and the p-value
+    of the one found, the temperature.
 
     Shares are in percent, ECE and Brier score plain, NLL in nats. Infinite and undefined values are words; an infinite
     NLL comes with the number of rows that make it so. Top-5 accuracy is left out where K <= 5.
@@ -68,9 +70,10 @@ def metric_rows(story: Story) -> list[MetricRow]:
             continue
         rows.append(MetricRow(name, meaning, tuple(_estimate(e, key, words) for _, e in evaluations(story))))
         if key == "ece":
-            null = [float(e.null("ece")) if e.n else math.nan for _, e in evaluations(story)]
-            meaning = f"what a perfectly calibrated model would show on {count(story.before.n, 'row')}, by chance"
-            rows.append(MetricRow("ECE if perfect", meaning, tuple(Estimate(v, number(v)) for v in null)))
+            meaning = f"by chance, of a calibrated model on {count(story.before.n, 'row')}; p: how often the ECE found"
+            found = ((float(e.null("ece")), e.ece_p_value) for _, e in evaluations(story))
+            nulls = tuple(Estimate(null, number(null), None, _chance(p)) for null, p in found)
+            rows.append(MetricRow("ECE if perfect", meaning, nulls))
     if story.temperature is not None:
         interval = story.temperature_interval
         beside = _range(interval, "{:.4g}".format, open_at_zero=True)
@@ -90,6 +93,13 @@ def _estimate(evaluation: Evaluation, key: str, words: Callable[[float], str]) -
     if key == "ece" and interval is not None and value > interval[1]:
         beside += f"; {ABOVE}"
     return Estimate(value, words(value), interval, beside)
+
+
+def _chance(p: float) -> str:
+    """The p-value, in a few characters."""
+    if math.isnan(p):
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _range(interval: tuple[float, float] | None, words: Callable[[float], str], open_at_zero: bool = False) -> str:
