@@ -279,9 +279,7 @@ def test_arrays_without_values_get_one_sentence(name):
             ("labels", lambda X: sa.TemperatureScaling().fit(logits, X[:, 0]).predict_proba(logits)),
             ("sample_weight", lambda X: sa.TemperatureScaling().fit(logits, labels, X[:, 0]).predict_proba(logits)),
         ):
-            sentence = (
-                rf"{argument} is a \w+\.\w+ without values, and this computes with numbers: call it outside"
-            )
+            sentence = rf"{argument} is a \w+\.\w+ without values, and this computes with numbers: call it outside"
             with pytest.raises(WrongKindError, match=sentence):
                 call(f)
 

@@ -753,6 +753,7 @@ EXPECTED_FAILURES = {
 ITERATES_LATER = "its iterations are those of `adapt`, which is given rows without labels; `n_iter_` is 0 before"
 MORE_EXPECTED_FAILURES = {
     "AutoCalibrator": {"check_sample_weight_equivalence_on_dense_data": WITH_FOLDS["AutoCalibrator"]},
+    "TemperatureScaling": {"check_estimators_partial_fit_n_features": WIDTH_IS_CLASSES},
     "LabelShiftEM": {
         "check_non_transformer_estimators_n_iter": ITERATES_LATER,
         "check_transformer_n_iter": ITERATES_LATER,

@@ -102,24 +102,40 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         """What `fit` was given, checked, without the rows of weight 0, -inf lifted."""
         self.__dict__.pop("_is_fitted", None)  # a fit that fails leaves nothing that looks fitted
         self._check_params()
-        y, sample_weight = in_numpy("labels", y)[0], in_numpy("sample_weight", sample_weight)[0]
-        logits = self._logits(X, reset=True)
+        rows = self._counted(X, y, sample_weight, reset=True)
+        self._check_enough(rows.labels)
+        return self._lift(rows)
+
+    def _prepared_more(self, X: Any, y: Any, sample_weight: Any, n: float) -> Rows:
+        """Rows that come after `n` others, checked as in `fit`, but they may be few and of one class.
+
+        There are no others if the calibrator is not fitted yet. Of classes without a row only `absent_classes_` speaks:
+        small batches lack some as a rule.
+        """
+        first = not self.__sklearn_is_fitted__()
+        self._check_params()
+        rows = self._counted(X, y, sample_weight, reset=first)
+        before = None if first else _Lifting(self._drop if self._drop_is_seen else 0.0, self.n_lifted_, n)
+        absent = np.bincount(rows.labels, minlength=len(self.classes_)) == 0
+        lifted = self._lift(rows, before)
+        if not first:
+            absent &= np.isin(self.classes_, self.absent_classes_)
+        self.absent_classes_ = self.classes_[absent]
+        return lifted
+
+    def _counted(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Rows:
+        """Rows that were given, checked, without those of weight 0; `reset`: they say how many classes there are."""
+        y = in_numpy("labels", y)[0]
+        logits = self._logits(X, reset=reset)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        not_masked("labels", y)
-        given = column_or_1d(y, warn=True)
+        given = self._one_dimensional(y)
         if len(given) != len(logits):
             raise ValueError(f"X and y must have the same length; got {len(logits)} rows and {len(given)} labels")
-        weights = np.ones(len(logits))
-        if sample_weight is not None:
-            weights = row_weights("sample_weight", sample_weight, (len(logits),))
+        weights = self._weights(sample_weight, len(logits))
         counted = weights > 0
-        if not counted.any():
-            raise ValueError("sample_weight must not be zero for every row")
-        if weights.max() > _LARGEST_WEIGHT:
-            raise ValueError(f"sample_weight must not exceed {_LARGEST_WEIGHT:g}; divide all by one constant")
-        n_classes = logits.shape[1]
-        self.classes_ = self._class_list(n_classes)
+        if reset:
+            self.classes_ = self._class_list(logits.shape[1])
         labels = self._labels(given, counted)
         logits = _computable(logits)
         given_logits = logits
@@ -129,9 +145,31 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         if not spread.is_usable:
             usable_logits("logits", given_logits, rows=counted)  # words the error
         warn_if_probabilities(logits)
-        self._check_enough(labels)
-        logits, spread = self._lift(logits, labels, weights, spread)
         return Rows(logits, labels, weights, spread, counted)
+
+    def _counted_labels(self, y: Any, sample_weight: Any) -> tuple[IntArray, Float64Array]:
+        """Labels that came without logits, as positions of their classes, and weights; without those of weight 0."""
+        given = self._one_dimensional(in_numpy("labels", y)[0])
+        if not len(given):
+            raise ValueError("y must have at least one label; got none")
+        weights = self._weights(sample_weight, len(given))
+        counted = weights > 0
+        return self._labels(given, counted)[counted], weights[counted]
+
+    def _one_dimensional(self, y: Any) -> Array:
+        not_masked("labels", y)
+        return column_or_1d(y, warn=True)
+
+    def _weights(self, sample_weight: Any, n: int) -> Float64Array:
+        sample_weight = in_numpy("sample_weight", sample_weight)[0]
+        if sample_weight is None:
+            return np.ones(n)
+        weights = row_weights("sample_weight", sample_weight, (n,))
+        if not (weights > 0).any():
+            raise ValueError("sample_weight must not be zero for every row")
+        if weights.max() > _LARGEST_WEIGHT:
+            raise ValueError(f"sample_weight must not exceed {_LARGEST_WEIGHT:g}; divide all by one constant")
+        return weights
 
     def _check_params(self) -> None:
         """Raise ValueError for an option that makes no sense; also called when a calibrator is loaded."""
@@ -293,11 +331,10 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
                 FewRowsWarning,
             )
 
-    def _lift(self, logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> tuple[Array, Spread]:
-        """Learn how far below the maximum -inf is put, and put it there, in the rows of the fit."""
-        self._drop_is_seen = spread.drop > 0
-        self._drop = spread.drop if self._drop_is_seen else float(np.log(size(weights) + 1))
-        self.n_lifted_ = 0 if self.keep_zero else spread.n_low
+    def _lift(self, rows: Rows, before: _Lifting | None = None) -> Rows:
+        """Learn how far below the maximum -inf is put, from these rows and those before, and put it there in these."""
+        logits, labels, weights, spread, _ = rows
+        drop_before, n_lifted, n = before or _Lifting()
         if self.keep_zero and spread.n_low:
             wrong = np.isneginf(logits[np.arange(len(labels)), labels])
             if wrong.any():
@@ -305,12 +342,17 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
                     f"with keep_zero=True, -inf is impossible, but {int(wrong.sum())} rows have their label on -inf; "
                     f"the first of them has the label {self.classes_[labels[wrong][:1]].tolist()[0]!r}"
                 )
-        if not self.n_lifted_:
-            return logits, spread
+        drop = max(drop_before, spread.drop)
+        self._drop_is_seen = drop > 0
+        self._drop = drop if self._drop_is_seen else float(np.log(n + size(weights) + 1))
+        n_low = 0 if self.keep_zero else spread.n_low
+        self.n_lifted_ = n_lifted + n_low
+        if not n_low:
+            return rows
         if not self._drop_is_seen:
             self._warn_of_a_drop_not_seen()
         lifted = self._lifted(logits)
-        return lifted, spread if self._drop_is_seen else Spread.of(lifted)
+        return rows._replace(logits=lifted, spread=spread if spread.drop > 0 else Spread.of(lifted))
 
     def _warn_of_a_drop_not_seen(self) -> None:
         warn(
@@ -351,8 +393,24 @@ class Rows(NamedTuple):
     """Which of the rows that were given these are: those of positive weight."""
 
 
+class _Lifting(NamedTuple):
+    """What rows before have shown of -inf."""
+
+    drop: float = 0.0
+    """The largest finite distance below a maximum; 0 if there was none."""
+    n_lifted: int = 0
+    n: float = 0.0
+    """How many rows they were."""
+
+
 def _some(labels: Array) -> str:
     return ", ".join(str(label) for label in labels[:5]) + (", …" if len(labels) > 5 else "")
+
+
+def check_decay(decay: float) -> None:
+    """Raise ValueError unless it says what is left of a row after one more batch: a share in (0, 1]."""
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must lie in (0, 1]; got {decay}; 1 forgets nothing")
 
 
 def size(weights: Float64Array) -> float:

@@ -31,6 +31,7 @@ VERSION = 2
 _MOST_NUMBERS = 4096
 _LARGEST_FILE = 1 << 24  # bytes of JSON, without the arrays
 _MOST_VALUES = 1 << 20  # in the JSON; a million of the smallest take 100 MB in Python
+_ADDED = ("decay",)  # options that the first files of version 2 had not: they have their defaults there
 _MOST_CLASSES = 1 << 23  # the numbers of that many classes take 64 MiB
 
 
@@ -208,7 +209,7 @@ def _restored(state: State) -> LogitCalibrator:
     params = {
         name: options.flag(name) if isinstance(default, bool) else options.option(name)
         for name, default in defaults.items()
-        if name != "classes"
+        if name != "classes" and (name in options or name not in _ADDED)
     }
     calibrator: LogitCalibrator = found(classes=classes, **params)
     try:
@@ -344,6 +345,9 @@ class State:
         self._context = context
         self.tensors = {} if tensors is None else tensors
         self._within: list[State] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
     def fail(self, reason: str) -> NoReturn:
         """Raise the ValueError that names the file."""

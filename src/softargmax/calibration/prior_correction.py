@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from softargmax._checks import real_array
-from softargmax.calibration._base import LogitCalibrator, Spread, size
+from softargmax.calibration._base import LogitCalibrator, Spread, check_decay
 from softargmax.calibration._probs import mean_nll
 from softargmax.calibration._store import State
 from softargmax.typing import Array, Float64Array, IntArray
@@ -41,7 +43,9 @@ class PriorCorrection(BiasCalibrator):
       divided by their sum, so counts will do. None: equal shares, as class_weight="balanced" and sampling to equal
       counts leave them.
     - `target_prior` (K,): the shares where predictions are used, in the same way. None: those of the labels in `fit`,
-      sample weights counted; if a class has no row, one is added to the count of each (Laplace's rule).
+      sample weights counted; if a class has no row, one is added to the count of each (Laplace's rule). Later labels
+      may follow by `update`.
+    - `decay`: what labels count for after one more `update`, in (0, 1]; 1 forgets nothing. `fit` does not look at it.
     - `classes`: what the columns are called, where labels are not 0 … K - 1.
     - `keep_zero`: whether -inf means impossible and stays at probability 0; see `TemperatureScaling`.
 
@@ -60,16 +64,50 @@ class PriorCorrection(BiasCalibrator):
 
     train_prior_: Float64Array
     target_prior_: Float64Array
+    _counts: Counts | None
 
     def __init__(
-        self, *, train_prior: Any = None, target_prior: Any = None, classes: Any = None, keep_zero: bool = False
+        self,
+        *,
+        train_prior: Any = None,
+        target_prior: Any = None,
+        decay: float = 1.0,
+        classes: Any = None,
+        keep_zero: bool = False,
     ) -> None:
         self.train_prior = train_prior
         self.target_prior = target_prior
+        self.decay = decay
         self.classes = classes
         self.keep_zero = keep_zero
 
+    def update(self, y: Any, sample_weight: Any = None) -> Self:
+        """Count labels y (n,) that have come since `fit`: the target prior follows them. Returns self.
+
+        y: as in `fit`, 1 or more, of any classes, from any array library; sample_weight (n,). What was counted before
+        is multiplied by `decay` first. With `decay` 1 `target_prior_` is that of a `fit` to all labels at once. The
+        training prior stays, and `nll_before_` and `nll_after_` are still those of the rows of `fit`.
+
+        Raises ValueError where `target_prior` was given: it is no count that labels could be added to. What raises
+        changes nothing.
+
+        >>> logits, labels = np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [3.0, 0.0]]), [0, 1, 0, 0]
+        >>> PriorCorrection().fit(logits, labels).update([1, 1, 1, 1]).target_prior_
+        array([0.375, 0.625])
+        """
+        check_is_fitted(self)
+        self._check_params()
+        if self.target_prior is not None:
+            raise ValueError("update counts labels, but target_prior was given as shares; leave it None to count them")
+        if self._counts is None:
+            raise ValueError("this calibrator was saved by a release that kept no counts; call fit")
+        self._counts = self._counts.faded(self.decay).plus(*self._counted_labels(y, sample_weight))
+        self.target_prior_ = self._counts.shares()
+        self.absent_classes_ = self.classes_[self._counts.of_class == 0]
+        return self
+
     def _check_params(self) -> None:
+        check_decay(self.decay)
         check_prior("train_prior", self.train_prior, self.classes)
         check_prior("target_prior", self.target_prior, self.classes)
 
@@ -78,18 +116,63 @@ class PriorCorrection(BiasCalibrator):
         self.train_prior_ = np.full(n_classes, 1 / n_classes)
         if self.train_prior is not None:
             self.train_prior_ = prior_of("train_prior", self.train_prior, n_classes)
-        self.target_prior_ = prior_or_shares("target_prior", self.target_prior, labels, weights, n_classes)
+        self._counts = None
+        if self.target_prior is None:
+            self._counts = Counts.none(n_classes).plus(labels, weights)
+            self.target_prior_ = self._counts.shares()
+        else:
+            self.target_prior_ = prior_of("target_prior", self.target_prior, n_classes)
         self._compare(logits, labels, weights)
 
     def _bias(self) -> Float64Array:
         return np.log(self.target_prior_) - np.log(self.train_prior_)
 
     def _state(self) -> dict[str, Any]:
-        return {"train_prior": self.train_prior_, "target_prior": self.target_prior_}
+        return {
+            "train_prior": self.train_prior_,
+            "target_prior": self.target_prior_,
+            "counts": None if self._counts is None else vars(self._counts),
+        }
 
     def _set_state(self, state: State) -> None:
         self.train_prior_ = saved_prior(state, "train_prior", len(self.classes_))
         self.target_prior_ = saved_prior(state, "target_prior", len(self.classes_))
+        self._counts = None  # as where `target_prior` was given, and in files of releases that knew no update
+        counts = state.maybe_inner("counts") if "counts" in state else None
+        if counts is not None:
+            self._counts = Counts(counts.array("of_class", (len(self.classes_),)), counts.positive("rows"))
+            if self._counts.of_class.min() < 0 or not self._counts.of_class.any():
+                counts.fail("`of_class` must be 0 or more, and not 0 for all classes")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Labels, counted."""
+
+    of_class: Float64Array
+    """(K,) sums of weights."""
+    rows: float
+
+    @classmethod
+    def none(cls, n_classes: int) -> Counts:
+        """Of no label yet."""
+        return cls(np.zeros(n_classes), 0.0)
+
+    def plus(self, labels: IntArray, weights: Float64Array) -> Counts:
+        """With more labels, in [0, K)."""
+        more = np.bincount(labels, weights=weights, minlength=len(self.of_class))
+        return Counts(self.of_class + more, self.rows + len(labels))
+
+    def faded(self, decay: float) -> Counts:
+        """With all of them counting for less."""
+        return Counts(decay * self.of_class, decay * self.rows)
+
+    def shares(self) -> Float64Array:
+        """(K,) of sum 1; with one row more of each class if some have none."""
+        total = self.of_class.sum()
+        counts = self.of_class * (max(total, self.rows) / total)  # as `size` has it
+        more = 0.0 if counts.all() else 1.0
+        return np.asarray((counts + more) / (counts + more).sum())
 
 
 def check_prior(name: str, prior: Any, classes: Any) -> None:
@@ -123,9 +206,7 @@ def prior_or_shares(name: str, prior: Any, labels: IntArray, weights: Float64Arr
     """`prior`, or if it is None the shares of the labels; with one row more of each class if some have none."""
     if prior is not None:
         return prior_of(name, prior, n_classes)
-    counts = np.bincount(labels, weights=weights * (size(weights) / weights.sum()), minlength=n_classes)
-    more = 0.0 if counts.all() else 1.0
-    return (counts + more) / (counts + more).sum()
+    return Counts.none(n_classes).plus(labels, weights).shares()
 
 
 def saved_prior(state: State, name: str, n_classes: int) -> Float64Array:

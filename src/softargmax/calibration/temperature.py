@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from softargmax._checks import CalibrationDegenerateWarning, warn
-from softargmax.calibration._base import LogitCalibrator, Spread, row_blocks, size
+from softargmax.calibration._base import LogitCalibrator, Rows, Spread, check_decay, row_blocks, size
 from softargmax.calibration._store import State, search_state, set_search_state
 from softargmax.ops.temperature import temperature_objective
 from softargmax.solvers import Minimum, minimize_newton_1d
@@ -23,6 +23,9 @@ _WIDEST_SEARCH = 640.0  # of |log T|: T and 1/T are normal numbers with room to 
 _WIDEST_LEVEL = 0.999
 _FLAT = 1e-9  # curvature of the mean NLL below which the minimum may be a plateau
 _NOTHING = 1e-6  # a rise of the log-likelihood that no level asks for
+_ALL_ALIKE = (0.0, 0.0)  # ends of a search where every T is as good
+_HUNCH = 0.25  # information, in rows of weight 1, of the guess that a stream starts from where no row says more
+_SETTLED = 16.0  # information from which on it says T: to a quarter of log T
 _REACH = 10.83  # the chi-square quantile of one degree of freedom at _WIDEST_LEVEL, rounded up
 
 Loss = Callable[[Float64Array], Float64Array]  # log T (t,) -> mean NLL, slope, curvature (t, 3)
@@ -32,8 +35,10 @@ class TemperatureScaling(LogitCalibrator):
     """Divide all logits by one number. Confidence changes; the ranking, hence accuracy, cannot.
 
     `fit(logits, labels)` finds the T > 0 of least negative log-likelihood by a safeguarded Newton method on log T, in
-    float64. Logits (n, K) of any real dtype; (n, 1) means [0, z].
+    float64. Logits (n, K) of any real dtype; (n, 1) means [0, z]. `partial_fit` goes on with more rows.
 
+    - `decay`: what rows count for in `partial_fit` after one more batch, in (0, 1]; 1 forgets nothing. Of batches alike
+      the last 1 / (1 - decay) count, about. `fit` does not look at it.
     - `classes`: what the columns are called, where labels are not 0 … K - 1.
     - `keep_zero`: whether -inf means impossible and stays at probability 0. Otherwise -inf entries are lifted to
       min(row maximum - f, smallest finite logit of the row), f the largest finite drop below a maximum seen in fit.
@@ -62,10 +67,84 @@ class TemperatureScaling(LogitCalibrator):
     n_iter_: int
     grad_norm_: float
     at_bound_: bool
+    _stream: _Stream | None
 
-    def __init__(self, *, classes: Any = None, keep_zero: bool = False) -> None:
+    def __init__(self, *, decay: float = 1.0, classes: Any = None, keep_zero: bool = False) -> None:
+        self.decay = decay
         self.classes = classes
         self.keep_zero = keep_zero
+
+    def _check_params(self) -> None:
+        check_decay(self.decay)
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
+        """Go on with the next batch of a stream; its rows are not kept. Returns self.
+
+        The first batch is fitted as by `fit`, and rows of `fit` are such a batch. Of the rows before, a parabola in
+        log T is kept: where it is least, and the sum of their Fisher information there, times `decay` for each later
+        batch. T is then where that parabola and the NLL of the new rows have their least sum, by Newton's method. With
+        `decay` 1 that comes to the T that `fit` finds on all rows: what parabolas leave out is a small part of the
+        interval, unless rows before and rows that follow have temperatures that differ by a factor of several.
+
+        A batch may have any number of rows, 1 or more, of any classes: rows that are all right, or all of one class,
+        move T by no more than they weigh beside those before. Where the rows so far do not determine T, `at_bound_` is
+        True and a CalibrationDegenerateWarning says so: after the first batch T and `interval` are as `fit` has them;
+        then a guess from the spread of the logits, which counts for about a row, keeps T from running away, and
+        `interval` is (0, inf), until the rows tell log T to 1/4 (standard deviation).
+
+        X, y, sample_weight: as in `fit`. `classes` is what scikit-learn hands to classifiers: labels that may come. The
+        columns say that already, so that it has no effect. A batch that raises an error changes nothing.
+
+        `nll_before_` and `nll_after_` are means over all rows, faded by `decay`: at T = 1, and at T as the parabola has
+        it. `n_iter_`, `converged_` and `grad_norm_` are of the last search. `interval` is that of the parabola; rows
+        that have faded to w have the information (Σ w I)² / Σ w² I together, as if they were fewer (Kish 1965).
+
+        >>> stream = TemperatureScaling(decay=0.99)
+        >>> for seed in range(20):
+        ...     rng = np.random.default_rng(seed)
+        ...     logits = 4 * rng.standard_normal((500, 3))
+        ...     labels = (logits / 2 + rng.gumbel(size=(500, 3))).argmax(axis=1)  # drawn at T = 2
+        ...     stream = stream.partial_fit(logits, labels)
+        >>> round(stream.temperature_, 1)
+        2.0
+        """
+        as_it_was = dict(self.__dict__)
+        first = not self.__sklearn_is_fitted__()
+        try:
+            rows = self._prepared_more(X, y, sample_weight, 0.0 if first else self._stream_so_far().n)
+            if first:
+                self._fit(rows.logits, rows.labels, rows.weights, rows.spread)
+                self._is_fitted = True
+            else:
+                self._go_on(rows)
+        except BaseException:  # also a warning that is made an error
+            self.__dict__.clear()
+            self.__dict__.update(as_it_was)
+            raise
+        return self
+
+    def _go_on(self, rows: Rows) -> None:
+        def loss(log_t: Float64Array) -> Float64Array:
+            return temperature_objective(rows.logits, rows.labels, rows.weights, np.exp(log_t))
+
+        before = self._stream_so_far().faded(self.decay)
+        best, self._stream = before.moved(loss, rows.weights, _guess(rows.spread), _ends(rows.spread))
+        self._accept(replace(best, at_bound=not self._stream.is_settled))
+        self._profile = self._stream.profile()
+        self.nll_before_ = self._stream.nll_before / self._stream.weight
+        if self.at_bound_:
+            warn(
+                f"the rows so far do not determine T; {self.temperature_:.4g} is half a guess",
+                CalibrationDegenerateWarning,
+            )
+
+    def _stream_so_far(self) -> _Stream:
+        if self._stream is None:
+            raise ValueError(
+                "this calibrator was saved by a release that kept nothing to go on from; call fit, or partial_fit of a "
+                "new TemperatureScaling"
+            )
+        return self._stream
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The interval of T that the calibration rows do not contradict, from the profile likelihood.
@@ -89,6 +168,7 @@ class TemperatureScaling(LogitCalibrator):
         self.nll_before_ = found.nll_before
         self._accept(found.best)
         self._profile = found.profile(size(weights))
+        self._stream = _Stream.of(found, weights)
 
     def _accept(self, best: Minimum) -> None:
         self.temperature_ = math.exp(best.x)
@@ -107,6 +187,7 @@ class TemperatureScaling(LogitCalibrator):
             "temperature": self.temperature_,
             **search_state(self),
             "profile": self._profile.as_lists(),
+            "stream": None if self._stream is None else vars(self._stream),
         }
 
     def _set_state(self, state: State) -> None:
@@ -115,6 +196,14 @@ class TemperatureScaling(LogitCalibrator):
         self._profile = _Profile(*state.columns("profile", len(_Profile.__dataclass_fields__)))
         if not self._profile.is_sound():
             state.fail("`profile` must be of increasing log T, none beyond 1000, and of rises that are not negative")
+        self._stream = None  # as of files of releases that knew no partial_fit
+        stream = state.maybe_inner("stream") if "stream" in state else None
+        if stream is not None:
+            names = [name for name in _Stream.__dataclass_fields__ if name != "is_settled"]
+            numbers = {name: stream.number(name) for name in names}
+            self._stream = _Stream(**numbers, is_settled=stream.flag("is_settled"))
+            if not self._stream.is_sound():
+                stream.fail("`stream` must be of finite numbers, `weight` and `rows` above 0, none but `log_t` below 0")
 
 
 @dataclass(frozen=True)
@@ -132,6 +221,8 @@ class FoundTemperature:
     """How far log T may go."""
     least: float
     """The NLL that no T is better than."""
+    guess: float
+    """Log T by the spread of the logits alone."""
 
     @property
     def is_useless(self) -> bool:
@@ -140,7 +231,7 @@ class FoundTemperature:
 
     def profile(self, n: float) -> _Profile:
         """The log-likelihood around it, of n rows."""
-        if self.ends == (0.0, 0.0):
+        if self.ends == _ALL_ALIKE:
             return _Profile.open()
         return _Profile.of(self.loss, self.best, n, *self.ends, least=self.least)
 
@@ -158,8 +249,9 @@ def find_temperature(
         value = float(loss(np.zeros(1))[0, 0])
         at_1 = Minimum(0.0, value, slope=0.0, curvature=0.0, n_iter=0, converged=True, at_bound=False)
         why = "the logits are constant in every row, so any temperature fits alike; T = 1"
-        return FoundTemperature(at_1, value, why, loss, (0.0, 0.0), value)
+        return FoundTemperature(at_1, value, why, loss, _ALL_ALIKE, value, 0.0)
     low, high = _search(spread)
+    guess = _guess(spread)
     if start is None:
         start = _start(logits, labels, weights, spread)
     start = min(max(start, low), high)
@@ -171,7 +263,7 @@ def find_temperature(
             f"every label is its row's strict maximum, so that no finite temperature is best; T = "
             f"{math.exp(best.x):.4g} gives a calibration NLL of {best.value:.3g}"
         )
-        return FoundTemperature(best, value, why, loss, (-_WIDEST_SEARCH, high), 0.0)
+        return FoundTemperature(best, value, why, loss, (-_WIDEST_SEARCH, high), 0.0, guess)
     best = minimize_newton_1d(_at(loss, known), start=start, low=low, high=high)
     if best.curvature < _FLAT:
         best = _end_of_a_plateau(loss, best, low, high)
@@ -185,7 +277,7 @@ def find_temperature(
         why = f"the {end} temperature searched, {math.exp(best.x):.4g}, fits best: {reason}"
     elif not best.converged:
         why = f"the search did not settle; T = {math.exp(best.x):.4g} is the best that it met"
-    return FoundTemperature(best, value, why, loss, (low, high), best.value)
+    return FoundTemperature(best, value, why, loss, (low, high), best.value, guess)
 
 
 def _laplace(loss: Loss, value: float, wanted: float, low: float) -> Minimum:
@@ -202,7 +294,7 @@ def _laplace(loss: Loss, value: float, wanted: float, low: float) -> Minimum:
 
 
 def _start(logits: Array, labels: IntArray, weights: Float64Array, spread: Spread) -> float:
-    start = math.log(spread.typical / 4)  # moves with the scale of the logits, so the search does too
+    start = _guess(spread)
     step = len(labels) // _SUBSAMPLE
     if step < 4:
         return start
@@ -211,6 +303,14 @@ def _start(logits: Array, labels: IntArray, weights: Float64Array, spread: Sprea
     low, high = _search(spread)
     loss = _at(lambda log_t: temperature_objective(z, y, w, np.exp(log_t)) / w.sum(), {})
     return minimize_newton_1d(loss, start=start, low=low, high=high, tolerance=_SUBSAMPLE_TOLERANCE).x
+
+
+def _guess(spread: Spread) -> float:
+    return math.log(spread.typical / 4) if spread.largest else 0.0  # moves with the scale of the logits
+
+
+def _ends(spread: Spread) -> tuple[float, float]:
+    return _search(spread) if spread.largest else _ALL_ALIKE
 
 
 def _search(spread: Spread) -> tuple[float, float]:
@@ -253,6 +353,116 @@ def _separable(logits: Array, labels: IntArray) -> bool:
 
 
 @dataclass(frozen=True)
+class _Stream:
+    """What is kept of the rows so far, each weighted by what `decay` has left of it: a parabola in log T, and sums."""
+
+    log_t: float
+    """Where the parabola is least."""
+    information: float
+    """Its curvature: the sum of the Fisher information of the rows, Var u with u = z / T; 0 as long as all T are alike.
+
+    It is never negative, and the curvature of the NLL where the slopes of all rows add up to 0.
+    """
+    information2: float
+    """The same with what is left of a row squared: how uneven fading made the rows."""
+    weight: float
+    rows: float
+    nll_before: float
+    """Summed NLL at T = 1."""
+    nll_after: float
+    """Summed NLL at `log_t`, as the parabolas have it."""
+    is_settled: bool
+    """Whether the rows alone determine T."""
+
+    @classmethod
+    def of(cls, found: FoundTemperature, weights: Float64Array) -> _Stream:
+        """Of the rows of a fit."""
+        best, weight = found.best, float(weights.sum())
+        if best.at_bound or found.ends == _ALL_ALIKE:
+            nothing = cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, is_settled=False)
+            return nothing.moved(lambda log_t: weight * found.loss(log_t), weights, found.guess, found.ends)[1]
+        information = weight * max(best.slope + best.curvature, 0.0)
+        sums = weight * found.nll_before, weight * best.value
+        return cls(best.x, information, information, weight, float(len(weights)), *sums, is_settled=True)
+
+    @property
+    def n(self) -> float:
+        """As `size` has it."""
+        return max(self.weight, self.rows)
+
+    @property
+    def precision(self) -> float:
+        """1 / variance of log T; where rows have faded, for the effective number of them (Kish 1965)."""
+        if not self.information2:
+            return 0.0
+        return self.n / self.weight * self.information * (self.information / self.information2)
+
+    def faded(self, decay: float) -> _Stream:
+        """With all rows counting for less."""
+        return replace(
+            self,
+            information=decay * self.information,
+            information2=decay**2 * self.information2,
+            weight=decay * self.weight,
+            rows=decay * self.rows,
+            nll_before=decay * self.nll_before,
+            nll_after=decay * self.nll_after,
+        )
+
+    def moved(
+        self, loss: Loss, weights: Float64Array, guess: float, ends: tuple[float, float]
+    ) -> tuple[Minimum, _Stream]:
+        """T of least NLL on the rows so far, by their parabola, and more rows; what it returns of it are means.
+
+        `loss` sums over the new rows, which alone have their best T within `ends`. As long as nothing is known, a
+        parabola around `guess` is put in place of the rows before, of a standard deviation of a factor of e², so that
+        rows that determine no T cannot run away.
+        """
+        weight = float(weights.sum())
+        if not self.information and ends[0] < ends[1]:
+            hunch = _HUNCH * weight / size(weights)
+            self = replace(self, log_t=guess, information=hunch, information2=hunch)
+        start, total = self.log_t, self.weight + weight
+        at_1, here = loss(np.array([0.0, start]))
+        seen = {start: here}  # of the new rows; the last is where the search ends
+
+        def objective(x: float) -> tuple[float, float, float]:
+            if x not in seen:
+                seen[x] = loss(np.array([x]))[0]
+            slope = self.information * (x - start)
+            before = np.array([self.nll_after + slope * (x - start) / 2, slope, self.information])
+            value, slope, curvature = map(float, (before + seen[x]) / total)
+            return value, slope, curvature
+
+        best = minimize_newton_1d(objective, start=start, low=min(start, ends[0]), high=max(start, ends[1]))
+        information = max(float(seen.popitem()[1][1:].sum()), 0.0)
+        after = _Stream(
+            log_t=best.x,
+            information=self.information + information,
+            information2=self.information2 + information,
+            weight=total,
+            rows=self.rows + len(weights),
+            nll_before=self.nll_before + float(at_1[0]),
+            nll_after=best.value * total,
+            is_settled=self.is_settled,
+        )
+        return best, replace(after, is_settled=self.is_settled or after.precision >= _SETTLED)
+
+    def profile(self) -> _Profile:
+        """The log-likelihood, as far as the parabola tells it."""
+        if not (self.is_settled and self.precision):
+            return _Profile.open()
+        reach = 3.6 / math.sqrt(self.precision)  # a rise of 6.5: more than _REACH / 2
+        return _Profile.parabola(self.log_t, self.precision, min(max(reach, 1e-9), 999.0 - abs(self.log_t)))
+
+    def is_sound(self) -> bool:
+        """Whether rows can have made it."""
+        sums = (self.information, self.information2, self.weight, self.rows, self.nll_before, self.nll_after)
+        counted = self.weight > 0 and self.rows > 0
+        return counted and all(0 <= each < math.inf for each in sums) and abs(self.log_t) <= _WIDEST_SEARCH
+
+
+@dataclass(frozen=True)
 class _Profile:
     """The log-likelihood of T around its best: at some log T, the rise of the summed NLL, its slope and curvature.
 
@@ -270,6 +480,12 @@ class _Profile:
     def open(cls) -> _Profile:
         """Of rows that say nothing about T."""
         return cls(*np.zeros((4, 1)))
+
+    @classmethod
+    def parabola(cls, at: float, curvature: float, reach: float) -> _Profile:
+        """Least at `at`, with nodes as far as `reach`."""
+        offsets = reach * np.array([-1.0, 0.0, 1.0])
+        return cls(at + offsets, curvature * offsets**2 / 2, curvature * offsets, np.full(3, curvature))
 
     @classmethod
     def of(cls, loss: Loss, at: Minimum, n: float, low: float, high: float, *, least: float) -> _Profile:
@@ -315,6 +531,11 @@ class _Profile:
     def is_sound(self) -> bool:
         far = np.abs(self.log_t).max() > 1000
         return bool(np.all(np.diff(self.log_t) > 0) and np.all(self.rise >= -1e-6) and not far)
+
+    @property
+    def precision(self) -> float:
+        """1 / variance of log T, by the curvature where the rows fit best."""
+        return float(self.curvature[int(np.argmin(self.rise))])
 
     def as_lists(self) -> list[list[float]]:
         return [self.log_t.tolist(), self.rise.tolist(), self.slope.tolist(), self.curvature.tolist()]
