@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from softargmax.data import Kind, Predictions
+    from softargmax.data import Kind, PredictionBatches, Predictions
 
 Preds = Annotated[
     Path,
@@ -18,6 +18,15 @@ Preds = Annotated[
         metavar="PREDS",
         show_default=False,
         help="Predictions: .npz, .parquet or .jsonl (logits, log_probs or probs; labels), .csv or .npy.",
+    ),
+]
+PredsOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PREDS",
+        show_default=False,
+        help="Predictions: .npz, .parquet or .jsonl (logits, log_probs or probs; labels), .csv or .npy; "
+        "or a folder of .parquet and .npz.",
     ),
 ]
 LabelsAt = Annotated[
@@ -74,14 +83,27 @@ def predictions(
     """Read PREDS as the flags say."""
     from softargmax.data import read_predictions
 
+    return read_predictions(preds, kind=_said(logits, log_probs, probs), labels=labels, need_labels=need_labels)
+
+
+def batches(preds: Path, labels: str | None, logits: bool, log_probs: bool, probs: bool) -> PredictionBatches:
+    """Read PREDS, a file or a folder, as the flags say, a batch at a time."""
+    from softargmax.data import read_batches
+
+    if (preds / "run.json").exists():
+        raise ValueError(f"{preds} is a run of softargmax train; give its predictions, {preds / 'test.npz'}")
+    return read_batches(preds, kind=_said(logits, log_probs, probs), labels=labels)
+
+
+def _said(logits: bool, log_probs: bool, probs: bool) -> Kind | None:
     flags: dict[Kind, bool] = {"logits": logits, "log_probs": log_probs, "probs": probs}
     said = [kind for kind, given in flags.items() if given]
     if len(said) > 1:
         raise ValueError("the scores are one thing: give one of --logits, --log-probs and --probs")
-    return read_predictions(preds, kind=said[0] if said else None, labels=labels, need_labels=need_labels)
+    return said[0] if said else None
 
 
-def calibrator(path: Path, found: Predictions) -> Any:
+def calibrator(path: Path, found: Predictions | PredictionBatches) -> Any:
     """Load the calibrator of `path`; ValueError unless it is for as many classes as `found` has."""
     from softargmax.calibration import load
 

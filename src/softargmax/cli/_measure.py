@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from softargmax import _checks
 from softargmax.cli._outcome import OUR_WARNINGS
 
 if TYPE_CHECKING:
-    from softargmax.data import Predictions
+    from softargmax.data import PredictionBatches, Predictions
     from softargmax.metrics import Evaluation
     from softargmax.report import Story
     from softargmax.typing import Array
@@ -52,12 +53,40 @@ def lifted(calibrator: Any) -> list[str]:
     return [f"{n:,} {were}. An NLL that was infinite before is finite for that reason, not by the calibration."]
 
 
-def all_rows(found: Predictions, calibrator: Any, n_bins: int = 15) -> Story:
+def all_rows(found: Predictions, calibrator: Any) -> Story:
     """A calibrator that came from elsewhere, measured on every row."""
     with _kept_warnings() as notes:
-        before = as_they_are(found, n_bins=n_bins)
-        after = calibrated(found, calibrator, found.logits, n_bins=n_bins)
+        before = as_they_are(found)
+        after = calibrated(found, calibrator, found.logits)
     return _story(found, before, after, calibrator, notes)
+
+
+def in_batches(found: PredictionBatches, calibrator: Any = None, n_bins: int = 15) -> Story:
+    """The rows as they come and, where there is a calibrator, after it: read once, with a bar on a terminal."""
+    from softargmax.cli import _bar
+    from softargmax.report import Story
+
+    before = after = None
+    likely = found.kind == "logits"
+    with _kept_warnings() as notes:
+        with _bar.of_rows(found.source, found.n_rows) as advance, warnings.catch_warnings():
+            warnings.simplefilter("ignore", _checks.LikelyProbabilitiesWarning)  # a batch says nothing of the others
+            for batch in found:
+                before = _merged(before, as_they_are(batch, n_bins=n_bins))
+                if calibrator is not None:
+                    after = _merged(after, calibrated(batch, calibrator, batch.logits, n_bins=n_bins))
+                likely = likely and _checks.look_like_probabilities(batch.scores)
+                advance(len(batch.scores))
+        if likely:
+            _checks.warn_if_probabilities(batch.scores)
+    assert before is not None
+    if after is None:
+        return Story(before, source=found.source, class_names=found.class_names)
+    return _story(found, before, after, calibrator, notes)
+
+
+def _merged(so_far: Evaluation | None, more: Evaluation) -> Evaluation:
+    return more if so_far is None else so_far.merge(more)
 
 
 def halves(found: Predictions, calibrator: Any = None) -> Story:
@@ -94,7 +123,7 @@ def halves(found: Predictions, calibrator: Any = None) -> Story:
 
 
 def _story(
-    found: Predictions,
+    found: Predictions | PredictionBatches,
     before: Evaluation,
     after: Evaluation,
     calibrator: Any,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from softargmax.cli import _arguments
-from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt, Preds
+from softargmax.cli._arguments import AsLogits, AsLogProbs, AsProbs, LabelsAt, PredsOrFolder
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -29,7 +29,7 @@ MOST_BINS = 10_000
 
 
 def evaluate(
-    preds: Preds,
+    preds: PredsOrFolder,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")] = False,
     fail_if: Annotated[
         list[str] | None,
@@ -55,18 +55,16 @@ def evaluate(
     log_probs: AsLogProbs = False,
     probs: AsProbs = False,
 ) -> None:
-    """Measure accuracy and calibration, with 95% intervals."""
+    """Measure accuracy and calibration, with 95% intervals. Any number of rows: a batch is in memory at a time."""
     if not 1 <= bins <= MOST_BINS:
         raise ValueError(f"--bins {bins}: wanted a number of bins from 1 to {MOST_BINS:,}")
     conditions = [_condition(text) for text in fail_if or ()]
     from softargmax.cli import _measure, _show
-    from softargmax.report import Story
 
-    found = _arguments.predictions(preds, labels, logits, log_probs, probs)
-    if calibrator is None:
-        story = Story(_measure.as_they_are(found, n_bins=bins), source=found.source, class_names=found.class_names)
-    else:
-        story = _measure.all_rows(found, _arguments.calibrator(calibrator, found), n_bins=bins)
+    found = _arguments.batches(preds, labels, logits, log_probs, probs)
+    story = _measure.in_batches(
+        found, None if calibrator is None else _arguments.calibrator(calibrator, found), n_bins=bins
+    )
     evaluation = story.last
     numbers = evaluation.to_dict() if conditions else {}
     broken = [f"{text} ({name} is {numbers[name]:.6g})" for text, name, holds in conditions if holds(numbers)]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Sequence
+import struct
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from softargmax.typing import Array
 
 _ZIP, _NPY, _PICKLE = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY", b"\x80"
+_PIECE = 1 << 20
 
 
 def existing_file(path: str | os.PathLike[str], extensions: tuple[str, ...]) -> Path:
@@ -36,10 +42,7 @@ def existing_file(path: str | os.PathLike[str], extensions: tuple[str, ...]) -> 
 def read_npy(file: Path) -> Array:
     """The array of a .npy file."""
     with file.open("rb") as stream:
-        start = stream.read(6)
-        stream.seek(0)
-        if not start.startswith(_NPY):
-            raise ValueError(f"{file} is not a .npy file: {_instead(start)}")
+        _check_npy(file, stream)
         array = _load(file, stream)
     assert isinstance(array, np.ndarray)
     return array
@@ -56,15 +59,135 @@ def read_npz(file: Path, name: str) -> Array:
     """One array of a .npz file."""
     with file.open("rb") as stream:
         archive = _open_npz(file, stream)
-        try:
+        with _told_if_damaged(file, name):
             array = archive[f"{name}.npy"]
-        except MemoryError:
-            raise
-        except Exception as error:  # foreign bytes: the zip, zlib and NumPy readers raise a dozen kinds
-            raise ValueError(f"{file}: array `{name}` cannot be read: {reason(error)}") from None
     if not isinstance(array, np.ndarray):  # a .npy in name only
         raise ValueError(f"{file}: `{name}` is not an array; write the file with numpy.savez")
     return array
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file whose header was read, and whose numbers were not."""
+
+    file: Path
+    name: str | None
+    """In a .npz; a .npy file holds one array."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_columns: bool
+    """Fortran order: the numbers of a column lie side by side."""
+
+    def blocks(self, rows: int | None = None) -> Iterator[Array]:
+        """The rows of an array (N, K) in order, at most `rows` at a time (None: all at once), one block at least.
+
+        A block is in memory at a time, but for an array that is both compressed and stored by columns. ValueError where
+        the file ends early or, of a .npz, at the end where its checksum is another.
+        """
+        n, k = self.shape
+        step = max(1, n) if rows is None else rows
+        counts = ((start, min(step, n - start)) for start in range(0, max(1, n), step))
+        with _opened(self.file, self.name) as npy, _told_if_damaged(self.file, self.name):
+            _header(npy)
+            if not self.by_columns:
+                yield from (_filled(np.empty((count, k), self.dtype), npy.stream) for _, count in counts)
+                _to_the_end(npy.stream)
+            elif npy.place is None:
+                columns = _filled(np.empty((k, n), self.dtype), npy.stream)
+                _to_the_end(npy.stream)
+                yield from (columns[:, start : start + count].T for start, count in counts)
+            else:
+                first = npy.place + npy.stream.tell()
+                _to_the_end(npy.stream)
+                yield from (self._out_of_columns(first, start, count) for start, count in counts)
+
+    def _out_of_columns(self, first: int, start: int, count: int) -> Array:
+        (n, k), size = self.shape, self.dtype.itemsize
+        columns = np.empty((k, count), self.dtype)
+        with self.file.open("rb") as raw:
+            for j in range(k):
+                raw.seek(first + (j * n + start) * size)
+                _filled(columns[j], raw)
+        return columns.T
+
+
+def stored_array(file: Path, name: str | None = None) -> StoredArray:
+    """The array of a .npy file, or the one called `name` in a .npz, as its header says."""
+    with _opened(file, name) as npy, _told_if_damaged(file, name):
+        shape, by_columns, dtype = _header(npy)
+        if not 0 <= math.prod(shape) * dtype.itemsize <= npy.size - npy.stream.tell():
+            raise ValueError("it holds fewer numbers than its header says")
+    return StoredArray(file, name, shape, dtype, by_columns)
+
+
+class _Npy(NamedTuple):
+    stream: IO[bytes]
+    size: int
+    place: int | None  # where the stream begins in the file; None if it is compressed there
+
+
+@contextlib.contextmanager
+def _opened(file: Path, name: str | None) -> Iterator[_Npy]:
+    """The bytes of a .npy file, or of an array in a .npz."""
+    with contextlib.ExitStack() as opened:
+        raw = opened.enter_context(file.open("rb"))
+        if name is None:
+            _check_npy(file, raw)
+            yield _Npy(raw, os.fstat(raw.fileno()).st_size, 0)
+            return
+        archive = _open_npz(file, raw)
+        with _told_if_damaged(file, name):
+            info = archive.zip.getinfo(f"{name}.npy")
+            member = opened.enter_context(archive.zip.open(info))
+            is_array = member.peek(len(_NPY)).startswith(_NPY)
+            place = _place(raw, info)
+        if not is_array:  # a .npy in name only
+            raise ValueError(f"{file}: `{name}` is not an array; write the file with numpy.savez")
+        yield _Npy(member, info.file_size, place)
+
+
+def _place(raw: BinaryIO, info: zipfile.ZipInfo) -> int | None:
+    if info.compress_type != zipfile.ZIP_STORED:
+        return None
+    raw.seek(info.header_offset + 26)
+    n_name, n_extra = struct.unpack("<HH", raw.read(4))  # not those of the directory: the extra fields differ
+    return int(info.header_offset + 30 + n_name + n_extra)
+
+
+@contextlib.contextmanager
+def _told_if_damaged(file: Path, name: str | None) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # foreign bytes: the zip, zlib and NumPy readers raise a dozen kinds
+        what = f"{file}" if name is None else f"{file}: array `{name}`"
+        raise ValueError(f"{what} cannot be read: {reason(error)}") from None
+
+
+def _header(npy: _Npy) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(npy.stream)
+    of_version = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_columns, dtype = of_version[version](npy.stream)
+    if dtype.hasobject:
+        raise ValueError("allow_pickle=False")
+    return shape, by_columns, dtype
+
+
+def _filled(array: Array, stream: IO[bytes]) -> Array:
+    into = array.reshape(-1).view(np.uint8)
+    for start in range(0, len(into), _PIECE):
+        piece = stream.read(min(_PIECE, len(into) - start))
+        into[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+        if len(piece) < min(_PIECE, len(into) - start):
+            raise ValueError("it ends early")
+    return array
+
+
+def _to_the_end(stream: IO[bytes]) -> None:
+    """Of a member of a zip, whose checksum is compared at its end."""
+    while stream.read(_PIECE):
+        pass
 
 
 def _open_npz(file: Path, stream: BinaryIO) -> Any:
@@ -75,13 +198,16 @@ def _open_npz(file: Path, stream: BinaryIO) -> Any:
     return _load(file, stream)
 
 
+def _check_npy(file: Path, stream: BinaryIO) -> None:
+    start = stream.read(6)
+    stream.seek(0)
+    if not start.startswith(_NPY):
+        raise ValueError(f"{file} is not a .npy file: {_instead(start)}")
+
+
 def _load(file: Path, stream: BinaryIO) -> Any:
-    try:
+    with _told_if_damaged(file, None):
         return np.load(stream, allow_pickle=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # foreign bytes, as above
-        raise ValueError(f"{file} cannot be read: {reason(error)}") from None
 
 
 def _instead(start: bytes) -> str:

@@ -18,7 +18,7 @@ from softargmax.typing import Array
 
 EXAMPLE = '{{"label": 0, "{}": [2.0, -1.0]}}'
 CLASS_NAMES = "class_names"
-_BATCH_ELEMENTS = 1 << 18
+_BATCH_ELEMENTS = 1 << 20
 _GROWTH = 1.125
 
 Batch = tuple[Array, list[Any]]  # scores (n, K); n labels, None where there is none
@@ -33,12 +33,17 @@ class Records(Protocol):
     """What a field is called in a file of this kind."""
     class_names: tuple[str, ...] | None
     """Of the first row, where it holds any."""
+    n_rows: int | None
+    """Where the file says it before it is read."""
 
     def row(self, index: int) -> str:
         """How a row is called, which is counted from 0 here."""
 
-    def batches(self, kind: str, label: str | None) -> Iterator[Batch]:
-        """The field `kind`, rows of one length, and the field `label`; ValueError naming the row that is wrong."""
+    def batches(self, kind: str, label: str | None, rows: int | None = None) -> Iterator[Batch]:
+        """The field `kind`, rows of one length, and the field `label`; ValueError naming the row that is wrong.
+
+        At most `rows` in a batch, and about a million scores; a file without rows gives one batch of none.
+        """
 
 
 @contextlib.contextmanager
@@ -53,10 +58,10 @@ def opened(file: Path) -> Iterator[Records]:
             yield _Parquet(file, source)
 
 
-def read(records: Records, kind: str, label: str | None) -> Batch:
-    """All rows at once. The array grows where it lies: the peak is an eighth above the result, and one batch."""
+def joined(batches: Iterator[Batch]) -> Batch:
+    """All rows in one batch. The array grows where it lies: the peak is an eighth above the result, and one batch."""
     scores, labels, n = np.empty((0, 0)), [], 0
-    for batch, some in records.batches(kind, label):
+    for batch, some in batches:
         if n == 0:
             scores = np.empty(batch.shape, batch.dtype)
         elif n + len(batch) > len(scores):  # realloc moves the pages of a large array without a copy
@@ -99,6 +104,7 @@ def _check_names(name: str, class_names: Sequence[str] | None, where: str) -> No
 
 class _JsonLines:
     word = "field"
+    n_rows: int | None = None
 
     def __init__(self, file: Path, stream: BinaryIO) -> None:
         self._file = file
@@ -113,20 +119,20 @@ class _JsonLines:
     def row(self, index: int) -> str:
         return f"line {index + 1}"
 
-    def batches(self, kind: str, label: str | None) -> Iterator[Batch]:
+    def batches(self, kind: str, label: str | None, rows: int | None = None) -> Iterator[Batch]:
         start, n_rows, n_scores = 0, 1, None
         while records := list(islice(self._all, n_rows)):
-            rows = []
+            lists = []
             for i, record in enumerate(records, start):
-                rows.append(self._row_of(record, i, kind))
-                n_scores = len(rows[0]) if n_scores is None else n_scores
-                if len(rows[-1]) != n_scores:
-                    raise ValueError(_ragged(f"{self._file}, {self.row(i)}", kind, len(rows[-1]), n_scores))
+                lists.append(self._row_of(record, i, kind))
+                n_scores = len(lists[0]) if n_scores is None else n_scores
+                if len(lists[-1]) != n_scores:
+                    raise ValueError(_ragged(f"{self._file}, {self.row(i)}", kind, len(lists[-1]), n_scores))
                 if record.get(CLASS_NAMES) not in (None, list(self.class_names or ())):
                     raise ValueError(_other_names(f"{self._file}, {self.row(i)}"))
-            yield self._numbers(rows, start, kind), [record.get(label) if label else None for record in records]
+            yield self._numbers(lists, start, kind), [record.get(label) if label else None for record in records]
             start += len(records)
-            n_rows = max(1, _BATCH_ELEMENTS // max(1, n_scores or 0))
+            n_rows = _rows_of_a_batch(rows, n_scores or 0)
 
     def _objects(self, stream: BinaryIO) -> Iterator[dict[str, Any]]:
         blank = None
@@ -194,6 +200,7 @@ class _Parquet:
                 source, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
             )
             self.names = tuple(self._file.schema_arrow.names)
+            self.n_rows: int | None = self._file.metadata.num_rows
         if twice := next((name for name in self.names if self.names.count(name) > 1), None):
             raise ValueError(f"{file}: two columns are named `{twice}`; every column needs its own name")
         self.class_names = None
@@ -204,18 +211,20 @@ class _Parquet:
     def row(self, index: int) -> str:
         return f"row {index}"
 
-    def batches(self, kind: str, label: str | None) -> Iterator[Batch]:
+    def batches(self, kind: str, label: str | None, rows: int | None = None) -> Iterator[Batch]:
         self._check_type(kind)
         first: Any = next((batch.column(0) for batch in self._batches(1, [kind])), [])
         n_scores = len(first[0]) if len(first) and first[0].is_valid else 0
         wanted = [kind, *([label] if label else []), *([CLASS_NAMES] if self.class_names else [])]
         start = 0
-        for batch in self._batches(max(1, _BATCH_ELEMENTS // max(1, n_scores)), wanted):
+        for batch in self._batches(_rows_of_a_batch(rows, n_scores), wanted):
             scores = self._numbers(batch.column(kind), start, kind, n_scores)
             if self.class_names:
                 self._check_class_names(batch.column(CLASS_NAMES), start)
             yield scores, batch.column(label).to_pylist() if label else [None] * len(scores)
             start += len(scores)
+        if start == 0:
+            yield np.empty((0, 0)), []
 
     def _batches(self, n_rows: int, columns: list[str]) -> Iterator[Any]:
         batches = self._file.iter_batches(n_rows, columns=columns, use_threads=False)
@@ -267,6 +276,11 @@ class _Parquet:
         for index in np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False)):
             if column[index].as_py() != list(self.class_names or ()):
                 raise ValueError(_other_names(f"{self._path}, {self.row(start + int(index))}"))
+
+
+def _rows_of_a_batch(rows: int | None, n_scores: int) -> int:
+    most = max(1, _BATCH_ELEMENTS // max(1, n_scores))
+    return most if rows is None else min(rows, most)
 
 
 def _class_names(found: Any, where: str) -> tuple[str, ...] | None:
