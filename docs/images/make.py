@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 import softargmax as sa
 from softargmax import calibration
 from softargmax.data import cifar10_resnet20
+from softargmax.metrics import ece_null
 from softargmax.report import Story, reliability_figure
 from softargmax.report.palette import LIGHT
 from softargmax.report.plots import STYLE, figure_of, legend, place, plain_frame, rendered
@@ -166,12 +168,79 @@ def which_method() -> Figure:
     return figure
 
 
+SIZES = [100, 1_000, 10_000, 100_000, 1_000_000]
+CLASSES = [2, 10, 100, 1000]
+MEANS = [0.6, 0.8, 0.9, 0.95, 0.99]
+
+
+@cache
+def confidences(n_classes: int, mean: float) -> Any:
+    """Of a model whose K logits are normal and independent, of the spread that makes the mean confidence so large."""
+    logits = np.random.default_rng(0).standard_normal((max(1000, 200_000 // n_classes), n_classes))
+    behind = logits - logits.max(axis=1, keepdims=True)
+    low, high = -5.0, 10.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        confidence = 1 / np.exp(np.exp(middle) * behind).sum(axis=1)
+        low, high = (middle, high) if confidence.mean() < mean else (low, middle)
+    return confidence
+
+
+def null_ece(n: int, n_classes: int, mean: float) -> float:
+    """The ECE in 15 bins that such a model would show on n rows if it were perfectly calibrated."""
+    confidence = confidences(n_classes, mean)
+    bins = np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence, side="left")
+    terms = (None, confidence, confidence * (1 - confidence))
+    weight, claimed, doubt = (np.bincount(bins, each, 15) / len(bins) * n for each in terms)
+    return ece_null(weight, weight, claimed, doubt)
+
+
+def good_ece() -> Figure:
+    """The null value against the rows, a line for each mean confidence, as wide as the number of classes makes it."""
+    n = np.array(SIZES)
+    with matplotlib.rc_context(STYLE):
+        figure = figure_of(4.3, width=6.3)
+        axes = place(figure, 0.9, 0.1, 4.3, 3.6)
+        axes.set(xscale="log", yscale="log", xlim=(100, 1e6), ylim=(1e-4, 0.2))
+        for mean in (0.6, 0.9, 0.95, 0.99):
+            values = np.array([[null_ece(rows, k, mean) for rows in SIZES] for k in CLASSES])
+            axes.fill_between(n, values.min(axis=0), values.max(axis=0), color=LIGHT["after"], alpha=0.3, linewidth=0)
+            axes.plot(n, values[1], color=LIGHT["after"], linewidth=1.4)
+            words: Any = {"textcoords": "offset points", "va": "center", "color": LIGHT["ink"]}
+            axes.annotate(f"{mean:.0%}", (n[-1], values[1, -1]), (6, 0), **words)
+        axes.annotate("mean\nconfidence", (n[-1], 0.003), (6, 0), **words)
+        axes.set(xlabel="rows", ylabel="ECE of a perfectly calibrated model")
+        axes.set_xticks(SIZES, [f"{rows:,}" for rows in SIZES])
+        shares = [0.0001, 0.001, 0.01, 0.1]
+        axes.set_yticks(shares, [f"{share:g}" for share in shares])
+        axes.minorticks_off()
+        plain_frame(axes, LIGHT)
+    return figure
+
+
+def null_tables() -> str:
+    """The numbers of that figure: by mean confidence for 10 classes, by classes for a mean confidence of 90%."""
+    by_mean = [[f"{mean:.0%}", *(f"{null_ece(n, 10, mean):.2g}" for n in SIZES)] for mean in MEANS]
+    by_class = [[f"{k:,}", *(f"{null_ece(n, k, 0.9):.2g}" for n in SIZES)] for k in CLASSES]
+    rows = [f"{n:,} rows" for n in SIZES]
+    return (
+        f"{_table(['mean confidence, K = 10', *rows], by_mean)}\n{_table(['K, mean confidence 90%', *rows], by_class)}"
+    )
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(each)} |" for each in [heads, ["---"] * len(heads), *rows]) + "\n"
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "calibrate-reliability.svg": calibrate_reliability,
     "class-weights.svg": class_weights,
     "calibrator-maps.svg": calibrator_maps,
     "which-method.svg": which_method,
+    "good-ece.svg": good_ece,
 }
+TABLES = HERE.parent / "good-ece.md"
+START, END = "<!-- null values: written by docs/images/make.py -->\n", "<!-- end of null values -->\n"
 
 
 def drawn(name: str, kind: str = "svg") -> bytes:
@@ -181,11 +250,19 @@ def drawn(name: str, kind: str = "svg") -> bytes:
     return rendered(figure, kind, name.removesuffix(".svg"), dpi=72 if kind == "svg" else 200, fonttype="path")
 
 
+def with_tables(page: str) -> str:
+    """`page` with the tables of null values between its markers."""
+    head, rest = page.split(START)
+    return f"{head}{START}\n{null_tables()}\n{END}{rest.split(END)[1]}"
+
+
 def main() -> None:
-    """Write the figures named, or all."""
+    """Write the figures named, or all; with good-ece.svg the tables of its page."""
     for name in sys.argv[1:] or FIGURES:
         (HERE / name).write_bytes(drawn(name))
         print(f"wrote {HERE / name}")
+        if name == "good-ece.svg":
+            TABLES.write_text(with_tables(TABLES.read_text()))
 
 
 if __name__ == "__main__":

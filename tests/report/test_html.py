@@ -60,8 +60,8 @@ def test_the_page_is_whole_and_semantic(story: Story) -> None:
     assert text.startswith("<!DOCTYPE html>\n")
     assert ("html", {"lang": "en"}) in parsed.tags
     assert names.count("h1") == names.count("main") == names.count("header") == names.count("footer") == 1
-    assert names.count("figure") == names.count("figcaption") == names.count("svg") == 3
-    assert names.count("section") == names.count("h2") == 5
+    assert names.count("figure") == names.count("figcaption") == names.count("svg") == 6
+    assert names.count("section") == names.count("h2") == 6
     assert all("scope" in attrs for tag, attrs in parsed.tags if tag == "th")
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for tag, attrs in parsed.tags if tag == "svg")
     ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
@@ -115,6 +115,24 @@ def test_every_number_of_the_tables_is_on_the_page(story: Story) -> None:
             if cells[k : k + 2] == [story.names[mistake.true], story.names[mistake.predicted]]
         )
         assert cells[start + 2 : start + 4] == [f"{mistake.count:.0f}", f"{100 * mistake.share:.1f}%"]
+
+
+def test_risks_and_errors_of_classes_are_on_the_page(story: Story) -> None:
+    parsed = Page(page(story))
+    cells = parsed.cells()
+    assert story.after is not None
+    for share in (0.5, 0.9):
+        start = max(k for k, cell in enumerate(cells) if cell == f"{share:.0%}")
+        risks = [f"{100 * e.risk_coverage.risk_at(share):.2f}%" for e in (story.before, story.after)]
+        assert cells[start + 1 : start + 3] == risks
+        assert risks[0] != f"{100 * (1 - story.before.accuracy):.2f}%"
+    drawn = {text for _, text in parsed.texts}
+    errors = story.after.per_class.ece
+    assert {f"{error:.4f}" for error in errors} <= drawn  # over the panels
+    assert f"after: class-wise ECE {errors.mean():.4f}" in drawn
+    (said,) = [attrs["aria-label"] for tag, attrs in parsed.tags if tag == "svg" and attrs["class"] == "errors"]
+    assert said is not None
+    assert f"the largest {errors.max():.4f}, of {story.names[int(errors.argmax())]}" in said
 
 
 def test_what_users_write_is_text(make_story: Callable[..., Story]) -> None:

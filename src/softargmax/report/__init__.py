@@ -31,6 +31,14 @@ from softargmax.report.tables import (
 )
 
 if TYPE_CHECKING:
+    from softargmax.report.displays import (
+        ClassReliabilityDisplay,
+        ClasswiseErrorDisplay,
+        ConfidenceDisplay,
+        ReliabilityDisplay,
+        RiskCoverageDisplay,
+        SmoothReliabilityDisplay,
+    )
     from softargmax.report.html import page
     from softargmax.report.plots import (
         confidence_figure,
@@ -47,7 +55,10 @@ if TYPE_CHECKING:
     from softargmax.report.training import answers_figure, save_run_figures
 
 __all__ = [
+    "ClassReliabilityDisplay",
     "ClassRows",
+    "ClasswiseErrorDisplay",
+    "ConfidenceDisplay",
     "ConfidenceHistogram",
     "ConfusionShares",
     "Estimate",
@@ -56,6 +67,9 @@ __all__ = [
     "Mistake",
     "Part",
     "ReliabilityCurve",
+    "ReliabilityDisplay",
+    "RiskCoverageDisplay",
+    "SmoothReliabilityDisplay",
     "Steps",
     "Story",
     "answers_figure",
@@ -90,6 +104,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from softargmax.report import html, plots, runs, training
+    from softargmax.report import displays, html, plots, runs, training
 
-    return next(getattr(room, name) for room in (html, plots, runs, training) if name in vars(room))
+    return next(getattr(room, name) for room in (displays, html, plots, runs, training) if name in vars(room))

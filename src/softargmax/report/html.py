@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 
-from softargmax.report.curves import FINEST, WRITTEN, evaluations
-from softargmax.report.palette import css
-from softargmax.report.plots import svg
+from softargmax.report.curves import FINEST, WRITTEN, class_curves, class_errors, evaluations, risk_curves
+from softargmax.report.displays.drawings import composed_class_errors, composed_class_reliability, composed_risk
+from softargmax.report.palette import STANDINS, css
+from softargmax.report.plots import inline, svg
 from softargmax.report.story import Story, headline, verdict
 from softargmax.report.tables import WORST, Estimate, class_rows, metric_rows, mistakes
 from softargmax.report.words import count, number, percent, plain, whole_percent
 
+SHORT = 12  # letters of a class name in a figure
+ANSWERED = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # coverages in the table of risks
+PANELS = 12  # classes with a reliability diagram of their own
 OF_RUNS = "/* ---- pages of runs ---- */\n"
 
 
@@ -25,8 +29,10 @@ def page(story: Story) -> str:
     frequent mistakes, and how the numbers were made. Text to be written as UTF-8.
     """
     title = headline(story)
-    parts = [_metrics(story), _fitted(story), _confidence(story), _mistakes(story), _classes(story), _how(story)]
-    body = "\n".join(part for part in (parts if story.before.n else [_metrics(story), _how(story)]) if part)
+    sections = (
+        [_metrics, _fitted, _confidence, _answers, _mistakes, _classes, _how] if story.before.n else [_metrics, _how]
+    )
+    body = "\n".join(part for part in (of(story) for of in sections) if part)
     under = f'<p class="lede">{escape(verdict(story))}</p>\n{noted(story.notes)}'
     return document(title, f"<b>Calibration report</b> {_facts(story)}", under, body)
 
@@ -109,7 +115,8 @@ def _metrics(story: Story) -> str:
     for row in metric_rows(story):
         cells = "".join(f"<td>{estimated(estimate)}</td>" for estimate in row.estimates)
         rows.append(f'<th scope="row">{escape(row.name)}<small>{escape(row.meaning)}</small></th>{cells}')
-    under = "" if story.before.n == 0 else "<p><small>In small print under each number: its 95% interval.</small></p>"
+    small = "<p><small>In small print under each number: its 95% interval, or p.</small></p>"
+    under = small if story.before.n else ""
     return section("The numbers", in_table("metrics", heads("metric", *marks), rows, "Metrics") + under)
 
 
@@ -191,6 +198,29 @@ def _confidence(story: Story) -> str:
     return section("Does it know what it knows?", f'<div class="figures">\n{reliability(story)}\n{confidence}\n</div>')
 
 
+def _answers(story: Story) -> str:
+    """What is gained by answering only where the confidence is high."""
+    curves = risk_curves(story)
+    found = "; ".join(
+        f"{c.name}: area {number(c.aurc)}, {percent(float(c.risk[-1]))} wrong of all rows" for c in curves
+    )
+    drawn = inline(composed_risk(curves, STANDINS), "risk", f"Risk against coverage. {found}.")
+    caption = (
+        "If only the surest rows are answered, the rest being left to someone else: how many of the answers are wrong. "
+        "On the dashed line every right answer would be surer than every wrong one. AURC is the area under a curve."
+    )
+    rows = (
+        f'<th scope="row">{whole_percent(share)}</th>'
+        + "".join(f"<td>{percent(e.risk_coverage.risk_at(share))}</td>" for _, e in evaluations(story))
+        for share in ANSWERED
+    )
+    head = heads("rows answered", *(name for name, _ in evaluations(story)))
+    table = in_table("names", head, rows, "Wrong among the rows answered")
+    beside = f"<div>\n<h3>Wrong among the rows answered</h3>\n{table}\n</div>"
+    shown = f'<div class="figures">\n{figure("The risk figure", drawn, caption)}\n{beside}\n</div>'
+    return section("What if it may abstain?", shown)
+
+
 def confusion(story: Story, of: str = "") -> str:
     """The confusion matrix with its caption; `of` as in `reliability`. A sentence where it is not kept."""
     found = mistakes(story)
@@ -247,7 +277,31 @@ def _classes(story: Story) -> str:
     said += "Calibrated probabilities have a mean near the frequency of the class.</p>\n"
     if of.left_out:
         said += f"<p>The {WORST} classes with the lowest F1 of {len(names):,}; {of.left_out:,} are not listed.</p>\n"
-    return section("Class by class", said + in_table("names", head, rows, "Classes"))
+    table = in_table("names", head, rows, "Classes")
+    return section("Class by class", f'<div class="figures">\n{_class_figures(story)}\n</div>\n{said}{table}')
+
+
+def _class_figures(story: Story) -> str:
+    series, labels = evaluations(story), story.labels(SHORT)
+    curves = class_curves(series, labels, WORST)
+    errors, shown = [class_errors(c) for c in curves], [c.first(PANELS) for c in curves]
+    means = "; ".join(f"{e.name} {number(e.mean)} on average" for e in errors)
+    worst = f"the largest {number(float(errors[-1].error[0]))}, of {errors[-1].labels[0]}"
+    told = f"Calibration error of each class: {means}; {worst}."
+    bars = figure(
+        "The errors figure",
+        inline(composed_class_errors(errors, STANDINS), "errors", told),
+        "How far the probability of a class is from how often the class comes, the worst on top, with 95% intervals. "
+        "The ticks are what a perfectly calibrated model would show by chance.",
+    )
+    told = f"Small reliability diagrams of {len(shown[0].labels)} classes, the worst first."
+    panels = figure(
+        "The classes figure",
+        inline(composed_class_reliability(shown, STANDINS), "classes", told),
+        "The same, where it happens: each mark is one range of the probability of the class, with its 95% interval. "
+        f"Above each panel: the calibration error of the class{'' if story.after is None else ' after calibration'}.",
+    )
+    return f"{bars}\n{panels}"
 
 
 def _how(story: Story) -> str:
@@ -280,9 +334,14 @@ HOW = """<dl>
 <dd>The confidence of a row is its largest probability. Rows are sorted into {bins} bins of equal width over 0 to 1,
 each holding its right edge. In each bin the mean confidence is compared with the share that was right; the distances
 are averaged, each bin weighing as much as the rows in it.</dd>
+<dt>Calibration error of a class, class-wise ECE</dt>
+<dd>The same for the probability of one class against how often it is the true one, over all rows; class-wise ECE is the
+mean over the classes. Most probabilities of many classes are near 0, and so is it.</dd>
 <dt>ECE if perfect</dt>
 <dd>Even a perfectly calibrated model shows a calibration error above 0, because every bin holds finitely many rows.
-This is what it would show on average, with these confidences and this number of rows.</dd>
+This is what it would show on average, with these confidences and this number of rows. p is how often it would show the
+ECE that was found, or more, if rows are independent: a small p says that the model is not calibrated, not by how
+much.</dd>
 <dt>Intervals (95%)</dt>
 <dd>ECE: inversion of a test on the sums of each bin; a bootstrap would sit too high. The interval is of the value that
 endless rows would show. The estimate is biased upward (see “ECE if perfect”), so it can lie above the upper end of its

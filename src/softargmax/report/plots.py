@@ -38,7 +38,7 @@ from softargmax.report.curves import (
 )
 from softargmax.report.palette import LIGHT, STANDINS, themed
 from softargmax.report.story import Story
-from softargmax.report.words import number, percent, plain
+from softargmax.report.words import number, percent, plain, shortened
 
 WIDTH = 4.3  # inches: a phone shows it at about its own size, so 10 points stay 10 pixels or more
 WIDE = 6.3  # a confusion matrix of more than FEW named classes: there a phone scrolls
@@ -54,29 +54,34 @@ def draw_reliability(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: 
     """Share right against mean confidence per bin, bars from `lower` to `upper`; empty bins stay blank."""
     axes.plot([0, 1], [0, 1], color=colors["quiet"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for curve in curves:
-        color = colors[curve.name]
+        color = color_of(curve.name, colors)
         bars: Any = {"linewidth": 1.6, "alpha": 0.55, "clip_on": False}
         axes.vlines(curve.confidence, curve.lower, curve.upper, color=color, zorder=2, **bars)
         axes.plot(curve.confidence, curve.accuracy, color=color, linewidth=1, alpha=0.6, zorder=3)
-        mark: Any = {"marker": MARKS[curve.name], "linestyle": "none", "markersize": 5.5, "clip_on": False}
-        axes.plot(curve.confidence, curve.accuracy, color=color, zorder=4, **mark)
+        mark: Any = {"marker": mark_of(curve.name), "linestyle": "none", "markersize": 5.5, "clip_on": False}
+        axes.plot(curve.confidence, curve.accuracy, color=color, zorder=4, label=_of_reliability(curve), **mark)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=CONFIDENCE, ylabel="share that was right")
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
+    return plain_frame(axes, colors)
+
+
+def _directions(axes: Axes, curves: Sequence[ReliabilityCurve], colors: Mapping[str, str]) -> None:
+    """What it means to lie above or below the diagonal, where no curve is in the way."""
     quiet: Any = {"color": colors["quiet"], "transform": axes.transAxes, "zorder": 0}
     if not any(((c.confidence < 0.8) & (c.upper > 0.9)).any() for c in curves):  # else the words would be in the way
         axes.text(0.03, 0.965, "underconfident: claims too little", ha="left", va="top", **quiet)
     if not any(((c.confidence > 0.25) & (c.lower < 0.1)).any() for c in curves):
         axes.text(0.97, 0.035, "overconfident: claims too much", ha="right", va="bottom", **quiet)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share that was right")
-    _percent_ticks(axes.xaxis)
-    _percent_ticks(axes.yaxis)
-    return plain_frame(axes, colors)
 
 
 def draw_counts(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mapping[str, str] = LIGHT) -> Axes:
     """Rows per bin on a logarithmic scale; an empty bin has no bar."""
     for shift, curve in enumerate(curves):
         left, width = curve.edges[:-1], np.diff(curve.edges)
+        fill: Any = {"color": color_of(curve.name, colors)}
         part = 0.84 / len(curves)
-        axes.bar(left + width * (0.08 + part * (shift + 0.5)), curve.count, width * part, color=colors[curve.name])
+        axes.bar(left + width * (0.08 + part * (shift + 0.5)), curve.count, width * part, **fill)
     counts = np.concatenate([curve.count for curve in curves])
     high = max(5.0, *counts)
     axes.set(xlim=(0, 1), ylim=(0.6, 2 * high), xlabel=CONFIDENCE, ylabel="rows")
@@ -84,7 +89,7 @@ def draw_counts(axes: Axes, curves: Sequence[ReliabilityCurve], *, colors: Mappi
     powers = [10.0**power for power in range(0, 16, 2 if high > 100 else 1) if 10**power <= 2 * high]
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticks(powers, [_short_count(power) for power in powers])
-    _percent_ticks(axes.xaxis)
+    percent_ticks(axes.xaxis)
     return plain_frame(axes, colors)
 
 
@@ -92,14 +97,15 @@ def draw_confidence(axes: Axes, histogram: ConfidenceHistogram, *, colors: Mappi
     """Stacked bars of the shares right and wrong; lines at the mean confidence and at the accuracy."""
     left, width = histogram.edges[:-1], np.diff(histogram.edges)
     bars: Any = {"width": 0.86 * width, "align": "edge", "zorder": 2}
-    axes.bar(left + 0.07 * width, histogram.right, color=colors["right"], **bars)
-    axes.bar(left + 0.07 * width, histogram.wrong, bottom=histogram.right, color=colors["wrong"], **bars)
-    axes.axvline(histogram.mean_confidence, color=colors["ink"], linewidth=1.4, zorder=3)
-    axes.axvline(histogram.accuracy, color=colors["ink"], linewidth=1.4, linestyle=(0, (2, 2)), zorder=3)
-    title = f"{histogram.name}: claims {percent(histogram.mean_confidence)}, right {percent(histogram.accuracy)}"
+    line: Any = {"color": colors["ink"], "linewidth": 1.4, "zorder": 3, "clip_on": False}
+    axes.bar(left + 0.07 * width, histogram.right, color=colors["right"], label="right", **bars)
+    axes.bar(left + 0.07 * width, histogram.wrong, bottom=histogram.right, color=colors["wrong"], label="wrong", **bars)
+    axes.axvline(histogram.mean_confidence, label="mean confidence", **line)
+    axes.axvline(histogram.accuracy, linestyle=(0, (2, 2)), label="share that was right", **line)
+    title = f"{named(histogram.name)}: claims {percent(histogram.mean_confidence)}, right {percent(histogram.accuracy)}"
     axes.set_title(title, loc="left", fontsize=10, color=colors["ink"])
     axes.set(xlim=(0, 1), ylabel="share of rows")
-    _percent_ticks(axes.xaxis)
+    percent_ticks(axes.xaxis)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     return plain_frame(axes, colors)
 
@@ -144,6 +150,28 @@ def draw_confusion(axes: Axes, confusion: ConfusionShares, *, colors: Mapping[st
     return axes
 
 
+def color_of(name: str, colors: Mapping[str, str]) -> str:
+    """The colour of a series: "before" and "after" have their own, all others are models."""
+    return colors[name if name in MARKS else "model"]
+
+
+def mark_of(name: str) -> str:
+    """The mark of a series, which tells it from another without colour."""
+    return MARKS.get(name, MARKS["model"])
+
+
+def named(name: str) -> str:
+    """The name of a series as the head of its line in a legend."""
+    return shortened(plain(name), 18)
+
+
+def _of_reliability(c: ReliabilityCurve) -> str:
+    if np.isnan(c.ece):
+        return f"{named(c.name)}: ECE {number(c.ece)}"
+    low, high = c.ece_interval
+    return f"{named(c.name)}: ECE {number(c.ece)} ({number(low)} to {number(high)})\nif perfect {number(c.ece_null)}"
+
+
 def _turned(labels: Sequence[str], cell: float) -> bool:
     """Whether names would not fit side by side under cells of `cell` inches."""
     return any(len(label) * LETTER + 0.05 > cell for label in labels)
@@ -156,7 +184,8 @@ def _short_count(rows: float) -> str:
     return f"{rows:.0f}"
 
 
-def _percent_ticks(axis: Any) -> None:
+def percent_ticks(axis: Any) -> None:
+    """Shares from 0 to 1, in percent."""
     axis.set_ticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0%", "20%", "40%", "60%", "80%", "100%"])
 
 
@@ -194,19 +223,23 @@ def legend(figure: Figure, handles: Sequence[Any], colors: Mapping[str, str], co
 
 def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figure:
     """The reliability diagram with the rows per bin under it, and the calibration errors above."""
-    curves = reliability_curves(story)
+    return composed_reliability(reliability_curves(story), colors)
+
+
+def composed_reliability(curves: Sequence[ReliabilityCurve], colors: Mapping[str, str]) -> Figure:
+    """The figure of these curves; its first axes are those of the diagram."""
     with matplotlib.rc_context(STYLE):
-        top, side = 0.12 + 0.23 * len(curves), WIDTH - 0.89
+        top, side = 0.12 + 0.4 * len(curves), WIDTH - 0.89
         figure = figure_of(top + side + 1.53)
         handles = []
         for c in curves:
-            label = f"{c.name}: ECE {number(c.ece)} ({number(c.ece_interval[0])} to {number(c.ece_interval[1])})"
-            handles.append(
-                Line2D([], [], color=colors[c.name], marker=MARKS[c.name], markersize=5.5, linewidth=1, label=label)
-            )
+            line: Any = {"color": color_of(c.name, colors), "marker": mark_of(c.name), "markersize": 5.5}
+            handles.append(Line2D([], [], linewidth=1, label=_of_reliability(c), **line))
         legend(figure, handles, colors)
         upper = draw_reliability(place(figure, 0.67, top, side, side), curves, colors=colors)
+        _directions(upper, curves, colors)
         upper.tick_params(labelbottom=False)
+        upper.set_xlabel("")
         lower = draw_counts(place(figure, 0.67, top + side + 0.2, side, 0.8), curves, colors=colors)
         for axes in (upper, lower):
             axes.yaxis.set_label_coords(-0.48 / side, 0.5)
@@ -215,7 +248,11 @@ def reliability_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Fi
 
 def confidence_figure(story: Story, *, colors: Mapping[str, str] = LIGHT) -> Figure:
     """Histograms of the confidence before and after, one above the other, on the same scale."""
-    histograms = confidence_histograms(story)
+    return composed_confidence(confidence_histograms(story), colors)
+
+
+def composed_confidence(histograms: Sequence[ConfidenceHistogram], colors: Mapping[str, str]) -> Figure:
+    """The figure of these histograms."""
     with matplotlib.rc_context(STYLE):
         each = 2.15 if len(histograms) > 1 else 4.0
         height = 0.62 + len(histograms) * (each + 0.36) + 0.22
