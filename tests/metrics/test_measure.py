@@ -17,7 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 from softargmax import TemperatureScaling
 from softargmax.metrics import evaluate, evaluate_batches
 from softargmax.metrics.calibration_error import classwise_ece, ece, smooth_ece
-from softargmax.metrics.decompositions import brier_parts
+from softargmax.metrics.decompositions import brier_parts, nll_parts
 from softargmax.metrics.ranking import auroc
 from softargmax.metrics.selective import aurc_error, risk_coverage
 from tests.cases import libraries
@@ -114,6 +114,10 @@ def test_what_comes_from_the_fine_histogram_is_near_the_rows(n, scale):
     most = weight.max() / weight.sum()
     assert abs(result.ece_mass - ece(labels, logits=logits, scheme="mass")) <= 2 * 15 * most
     assert result.confidences.fine.value[0].sum() == n
+    exact = nll_parts(labels, logits=logits, by="isotonic")  # which may also order the rows of a cell
+    assert exact.refinement - 1e-9 <= result.isotonic_parts.refinement <= exact.refinement + (0.02 if n == 30 else 1e-3)
+    # rows of a cell are within 1/512 of each other in confidence, or 1/128 of their doubt
+    assert sum(result.isotonic_parts) == pytest.approx(sum(exact), abs=2e-3)
 
 
 def test_fine_cells_are_narrow_and_hold_their_rows():

@@ -10,6 +10,7 @@ import numpy as np
 
 from softargmax.metrics._sums import Sum, frozen
 from softargmax.metrics.calibration_error import Norm, mass_error_of_points, normed, smooth_error_of_points
+from softargmax.metrics.decompositions import NllParts, isotonic_parts_of_points
 from softargmax.metrics.intervals import ece_interval, ece_l2_interval, ece_null, wilson
 from softargmax.metrics.selective import RiskCoverage, risk_coverage_of_points
 from softargmax.ops.evaluation import ConfidenceTally
@@ -109,6 +110,14 @@ class ConfidenceSums:
     def smooth_error(self) -> float:
         """The smooth calibration error (`smooth_ece`), of the fine cells."""
         return smooth_error_of_points(*self.points())[0]
+
+    @property
+    def isotonic_parts(self) -> NllParts:
+        """The NLL of the event in two parts, by the best monotone map of c (see `nll_parts`), of the fine cells."""
+        weight, right, doubt = self.fine.value
+        used = weight > 0
+        doubt = np.divide(doubt, weight, out=np.ones_like(doubt), where=used)
+        return isotonic_parts_of_points(1 - doubt, doubt, weight, right)
 
     @property
     def risk_coverage(self) -> RiskCoverage:

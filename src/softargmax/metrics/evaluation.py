@@ -14,7 +14,7 @@ import numpy as np
 from softargmax.metrics._groups import GroupSums
 from softargmax.metrics._sums import Sum, frozen
 from softargmax.metrics.confidence import ConfidenceSums, Reliability, finite_json, reliability_of
-from softargmax.metrics.decompositions import BrierParts, brier_parts_of_bins
+from softargmax.metrics.decompositions import BrierParts, NllParts, brier_parts_of_bins
 from softargmax.metrics.intervals import (
     classwise_ece_interval,
     classwise_ece_null,
@@ -235,6 +235,14 @@ class Evaluation:
         return float(self.per_class.ece.mean())
 
     @property
+    def isotonic_parts(self) -> NllParts:
+        """The NLL of "the prediction is right": what a monotone map of the confidence would repair, and the rest.
+
+        From the fine histogram; of the rows, `softargmax.metrics.nll_parts` has it, and the parts by temperature.
+        """
+        return self.confidences.isotonic_parts
+
+    @property
     def aurc(self) -> float:
         """Area under the risk-coverage curve, from the fine histogram (see `softargmax.metrics.risk_coverage`)."""
         return self.confidences.risk_coverage.aurc
@@ -414,6 +422,7 @@ class Evaluation:
             if name in _NULLS:
                 result[f"{name}_null"] = self.null(name)
         result |= {f"brier_{name}": value for name, value in self.brier_parts._asdict().items()}
+        result |= {f"isotonic_{name}": value for name, value in self.isotonic_parts._asdict().items()}
         if self.ranking is not None:
             result["auroc_macro"] = self.auroc.macro
         result["absent_classes"] = list(self.absent_classes)
