@@ -11,7 +11,7 @@ import pytest
 from sklearn.base import clone
 
 import softargmax as sa
-from softargmax import calibration
+from softargmax import backends, calibration
 from softargmax._checks import WrongKindError
 from softargmax.backends._backend import Backend
 from softargmax.calibration import _arrays
@@ -306,8 +306,9 @@ class OfElsewhere(Backend):
 def test_arrays_come_from_another_device_and_go_back_to_it(monkeypatch):
     """A GPU that is not there: known() is None until cpu() was called, as for torch, and from_numpy follows X."""
     backend = OfElsewhere("torch", None)
-    monkeypatch.setattr(_arrays, "_library", lambda value: "torch" if isinstance(value, Elsewhere) else None)
-    monkeypatch.setattr(_arrays, "backend_of", lambda name, value: (backend, value))
+    for module in (_arrays, backends):
+        monkeypatch.setattr(module, "_library", lambda value: "torch" if isinstance(value, Elsewhere) else None)
+        monkeypatch.setattr(module, "backend_of", lambda name, value: (backend, value))
     logits, labels, weights = rows()
     wanted = fitted(sa.TemperatureScaling, logits, labels, weights)
     calibrator = fitted(sa.TemperatureScaling, *(Elsewhere(values, "gpu:1") for values in (logits, labels, weights)))

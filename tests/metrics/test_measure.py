@@ -183,7 +183,7 @@ def test_a_temperature_is_that_of_divided_logits(k, engine):
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, "2", [1.0, 2.0]])
 def test_a_temperature_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match="temperature must be one number above 0 and finite"):
+    with pytest.raises(ValueError, match=r"temperature must be one number in \[1e-300, 1e300\]; got"):
         evaluate([0], logits=[[0.0, 2.0]], temperature=value)
 
 
@@ -398,3 +398,81 @@ def test_rows_that_are_not_sound_are_found_by_kernel_and_definition(kind, k, eng
         weights[123] = 0
         kept = np.delete(np.arange(300), 123)
         same(evaluate(labels, weights=weights, **{kind: wrong}), evaluate(labels[kept], **{kind: scores[kept]}))
+
+
+# ---- corners
+
+
+class Fixed:
+    """A calibrator that gives what it is told."""
+
+    def __init__(self, function):
+        self.predict_log_proba = function
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z: np.zeros((3000, 4)), r"of the shape of the logits, \(50, 4\); got \(3000, 4\)"),
+        (lambda z: z[:, :2], r"got \(50, 2\)"),
+        (lambda z: z[:20], r"got \(20, 4\)"),
+        (lambda z: z * np.nan, r"calibrator.predict_log_proba gave NaN, \+inf or rows of -inf"),
+    ],
+)
+def test_a_calibrator_that_gives_something_else_is_refused(function, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate([0] * 50, logits=np.zeros((50, 4)), calibrator=Fixed(function))
+
+
+def test_a_label_is_in_the_bin_of_its_entry(engine):
+    """Its probability is a rounding from an edge: computed in two ways it would lie in two bins."""
+    logits = np.full((1, 100), -np.inf)
+    logits[0, [2, 35, 56, 58]] = [-0.2653099309887283, -1.1816006628628832, -1.1816006628628832, -1.8747478434228284]
+    result = evaluate([56], logits=logits, n_bins=10)
+    found = result.class_reliability(56)
+    assert found.count.sum() == 1
+    assert found.accuracy[found.count == 1] == 1.0
+    assert np.isnan(found.accuracy[found.count == 0]).all()
+    assert result.per_class.ece[56] == pytest.approx(0.8)
+
+
+def test_half_precision_is_left_before_anything_is_computed():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    logits = np.zeros((2000, 2), np.float16)
+    logits[:, 1] = (2 * labels - 1) * 1e-3 + rng.normal(size=2000) * 1e-3
+    given = {"temperature": 1e4, "ranking": True}
+    wide = evaluate(labels, logits=logits.astype(np.float64), **given)
+    assert evaluate(labels, logits=logits, **given).auroc.macro == wide.auroc.macro
+    column = np.full((100, 1), 1e-4, np.float16)
+    assert evaluate([0] * 100, probs=column).nll == evaluate([0] * 100, probs=column.astype(np.float64)).nll > 9e-5
+
+
+def test_probabilities_that_nearly_vanish_have_a_null_value():
+    result = evaluate([0] * 4, logits=[[0.0, -400.0, -800.0]] * 4)
+    assert 0 < result.null("classwise_ece") < 1e-170
+    assert "classwise ece" in str(result)
+
+
+def test_the_first_bin_keeps_a_small_weight_beside_large_ones():
+    result = evaluate([0, 0], probs=[[0.9, 0.1], [0.01, 0.99]], weights=[1e17, 1.0])
+    assert result.class_reliability(0).accuracy[0] == 1.0
+    rng = np.random.default_rng(0)
+    weights = rng.random(400) ** 8
+    result = evaluate(rng.integers(0, 3, 400), logits=rng.normal(size=(400, 3)), weights=weights)
+    assert all(np.nanmax(result.class_reliability(k).accuracy) <= 1 + 1e-12 for k in range(3))
+
+
+def test_losses_beyond_every_number_are_infinite(engine):
+    assert evaluate([1] * 40, logits=[[1e308, 0.0]] * 40).nll == math.inf
+    pair = evaluate([0, 1], logits=[[1e308, -1e308]] * 2, temperature=1e300)
+    assert pair.nll == pytest.approx(1e8)
+    assert evaluate([0, 1], logits=[[1e300, -1e300]] * 2, temperature=1e300).nll == pytest.approx(1.12693, abs=1e-5)
+
+
+def test_no_group_and_one_group_say_nothing():
+    with np.errstate(all="raise"):
+        none = evaluate([], logits=np.empty((0, 3)), groups=[])
+        one = evaluate([0, 1], logits=[[0, 2.0], [1, 3.0]], groups=[1, 1])
+        assert math.isnan(none.interval("ece")[0])
+        assert one.interval("ece") == (0.0, 1.0)

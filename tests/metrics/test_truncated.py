@@ -237,3 +237,14 @@ def test_the_top_class_of_a_network(name, saved):
         of = evaluate_top_k(file["true_label"], file["pred_label"], probs=file["confidence"])
     found = (of.n, f"{of.accuracy:.4f}", f"{of.mean_confidence:.4f}", f"{of.ece:.5f}")
     assert found == TOP_LABEL[name]
+
+
+def test_logarithms_too_small_for_probabilities_still_rank():
+    assert evaluate_top_k([7], [[3, 7]], log_probs=[[-800.0, -750.0]]).accuracy == 1.0
+    assert evaluate_top_k([-1, 1], [[0], [1]], probs=[[0.5], [0.5]], weights=[0, 1]).n == 1
+    with pytest.raises(ValueError, match="classes must fit in int64"):
+        evaluate_top_k([0], np.array([[2**64 - 1]], np.uint64), probs=[[0.5]])
+    with pytest.raises(ValueError, match="weights must be 0 or lie in"):
+        evaluate_top_k([0], [[0]], probs=[[0.5]], weights=[1e200])
+    with pytest.raises(ValueError, match="k must lie in 1 to 1"):
+        evaluate_top_k([0], [[0]], probs=[[0.5]]).top(1.5)

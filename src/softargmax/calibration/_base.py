@@ -125,7 +125,7 @@ class LogitCalibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
 
     def _counted(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Rows:
         """Rows that were given, checked, without those of weight 0; `reset`: they say how many classes there are."""
-        y = in_numpy("labels", y)[0]
+        y, sample_weight = in_numpy("labels", y)[0], in_numpy("sample_weight", sample_weight)[0]
         logits = self._logits(X, reset=reset)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")

@@ -50,8 +50,8 @@ from softargmax.kernels.simd import (
 )
 from softargmax.kernels.softmax import exp_row
 
-TOP, REST, SQUARES, AT_LABEL, LINES = 0, 1, 2, 3, 4
-"""Of 16 rows: the maximum, the sum of the other powers, of the squares of their p, and the label's exponent or p."""
+TOP, REST, SQUARES, AT_LABEL, OWN, LINES = 0, 1, 2, 3, 4, 5
+"""Of 16 rows: the maximum, the sums of the other powers and of the squares of their p, the label's exponent, its p."""
 
 TOGETHER = 2048  # rows whose entries of the first bin are added up before they join the sums
 
@@ -67,9 +67,9 @@ def add_to(high, low, at, x):
 
 
 @inline
-def add_weight(high, low, at, w, whole):
+def add_weight(high, low, at, w, exact):
     """The same of a weight, which needs no second part where all weights are whole numbers."""
-    if whole:
+    if exact:
         high[at] += w
     else:
         add_to(high, low, at, w)
@@ -100,15 +100,14 @@ def finish(one, table, n, r, is_logits, confidence, doubt, nll, brier, own_probs
     """The facts of n rows from the table."""
     ones, zero = splat(one, 1.0), splat(one, 0.0)
     top, rest, at_label = load(one, table[TOP], 0), load(one, table[REST], 0), load(one, table[AT_LABEL], 0)
-    squares = load(one, table[SQUARES], 0)
+    squares, own = load(one, table[SQUARES], 0), load(one, table[OWN], 0)
     if is_logits:
         total = add(ones, rest)
         c, d = divide(ones, total), divide(rest, total)
         loss = subtract(log1p(one, rest), at_label)
-        own = divide(exp(at_label), total)
         largest = zero
     else:
-        c, d, own = top, maximum(subtract(ones, top), zero), at_label
+        c, d = top, maximum(subtract(ones, top), zero)
         loss = where_equal(own, zero, splat(one, np.inf), subtract(zero, log(own)))
         largest = top
     # the square of 1 - p of the label, and those of the others; p of the maximum is one of them unless it is the label
@@ -265,6 +264,7 @@ def evaluation_of_long(x, labels, weights, K, beta, tolerance, edge, facts, cell
                 if beta > 0.0:
                     at_label = (at_label * 0.5 - top * 0.5) * (2.0 * beta)
                 table[TOP, j], table[REST, j], table[SQUARES, j], table[AT_LABEL, j] = top, rest, squares, at_label
+                table[OWN, j] = p if k == y else powers[y] * factor  # what its bin was found by
                 predicted[r] = k
         finish(one, table, n, r0, beta > 0.0, confidence, doubt, nll, brier, own)
         if r0 + LANES - joined >= TOGETHER or r0 + LANES >= stop:
@@ -278,7 +278,7 @@ def evaluation_of_long(x, labels, weights, K, beta, tolerance, edge, facts, cell
 
 
 @kernel
-def add_hits(hits, n, weights, whole, edges, cells, errors):
+def add_hits(hits, n, weights, exact, edges, cells, errors):
     """Entries of the list into the bins of their classes (K, B, PLANES)."""
     rows, classes, entries = hits
     B = len(edges) - 1
@@ -286,7 +286,7 @@ def add_hits(hits, n, weights, whole, edges, cells, errors):
         p, w, k = entries[i], weights[rows[i]], classes[i]
         b = bin_of(p, edges, B)
         cells[k, b, ROWS] += 1.0
-        add_weight(cells, errors, (k, b, WEIGHT), w, whole)
+        add_weight(cells, errors, (k, b, WEIGHT), w, exact)
         add_to(cells, errors, (k, b, PROB), w * p)
         add_to(cells, errors, (k, b, PROB2), w * p * p)
 
@@ -408,13 +408,13 @@ def evaluation_of_short(
             squares = multiply_add(p, p, squares)
             store(tile, k * LANES, p)
         store(table[SQUARES], 0, squares)
-        finish(one, table, n, r0, beta > 0.0, confidence, doubt, nll, brier, own)
         store(sums, 0, share)
         for j in range(LANES):
             tile[int(place[j]) * LANES + j] = sums[j] if w[j] > 0.0 else 0.0
         for j in range(n):
             predicted[r0 + j], top5[r0 + j] = int(place[j]), ranks[j] < 5.0
-            own[r0 + j] = tile[labels[r0 + j] * LANES + j]
+            table[OWN, j] = tile[labels[r0 + j] * LANES + j]
+        finish(one, table, n, r0, beta > 0.0, confidence, doubt, nll, brier, own)
         add_tile_of_entries(one, tile, K, lanes, w, edges, B, low, block)
         if r0 + LANES - joined >= TOGETHER or r0 + LANES >= stop:
             joined = r0 + LANES
@@ -434,7 +434,7 @@ def evaluation_of_short(
 
 
 @kernel
-def add_labels(labels, facts, weights, whole, edges, cells, errors, classes, class_errors, confusion, confusion_errors):
+def add_labels(labels, facts, weights, exact, edges, cells, errors, classes, class_errors, confusion, confusion_errors):
     """Labels into the bins of their classes, and with their predictions into the confusion matrix.
 
     classes (4, K): the weights of the rows of a class in the top 5; where there is no confusion matrix also those of
@@ -447,21 +447,21 @@ def add_labels(labels, facts, weights, whole, edges, cells, errors, classes, cla
         if w > 0.0:
             y, k = labels[r], predicted[r]
             b = bin_of(own[r], edges, B)
-            add_weight(cells, errors, (y, b, LABEL), w, whole)
+            add_weight(cells, errors, (y, b, LABEL), w, exact)
             add_to(cells, errors, (y, b, PROB_LABEL), w * own[r])
             if top5[r]:
-                add_weight(classes, class_errors, (3, y), w, whole)
+                add_weight(classes, class_errors, (3, y), w, exact)
             if confusion is not None:
-                add_weight(confusion, confusion_errors, (y, k), w, whole)
+                add_weight(confusion, confusion_errors, (y, k), w, exact)
             else:
-                add_weight(classes, class_errors, (0, y), w, whole)
-                add_weight(classes, class_errors, (1, k), w, whole)
+                add_weight(classes, class_errors, (0, y), w, exact)
+                add_weight(classes, class_errors, (1, k), w, exact)
                 if y == k:
-                    add_weight(classes, class_errors, (2, y), w, whole)
+                    add_weight(classes, class_errors, (2, y), w, exact)
 
 
 @kernel
-def add_confidences(confidence, doubt, right, weights, whole, edges, bins, bin_errors, fine, fine_errors):
+def add_confidences(confidence, doubt, right, weights, exact, edges, bins, bin_errors, fine, fine_errors):
     """Rows into bins (8, B) and the fine histogram (3, FINE_CELLS).
 
     bins: rows, right rows, and with weights 1, w, r, c, c(1 - c), (r - c)^2. fine: w, wr, w(1 - c).
@@ -474,20 +474,27 @@ def add_confidences(confidence, doubt, right, weights, whole, edges, bins, bin_e
             c, d, r = confidence[i], doubt[i], right[i]
             b = bin_of(c, edges, B)
             bins[0, b] += 1.0
-            add_weight(bins, bin_errors, (2, b), w, whole)
-            add_weight(bins, bin_errors, (3, b), w * w, whole)
+            add_weight(bins, bin_errors, (2, b), w, exact)
+            add_weight(bins, bin_errors, (3, b), w * w, exact)
             if r:
                 bins[1, b] += 1.0
-                add_weight(bins, bin_errors, (4, b), w, whole)
+                add_weight(bins, bin_errors, (4, b), w, exact)
             add_to(bins, bin_errors, (5, b), w * c)
             add_to(bins, bin_errors, (6, b), w * c * d)
             miss = d if r else c
             add_to(bins, bin_errors, (7, b), w * miss * miss)
             f = fine_cell(c, bits[i])
-            add_weight(fine, fine_errors, (0, f), w, whole)
+            add_weight(fine, fine_errors, (0, f), w, exact)
             if r:
-                add_weight(fine, fine_errors, (1, f), w, whole)
+                add_weight(fine, fine_errors, (1, f), w, exact)
             add_to(fine, fine_errors, (2, f), w * d)
+
+
+@inline
+def whole(total, error):
+    """A sum of two parts, over all lanes; what rounding dropped is NaN where the sum is infinite."""
+    s = sum_of_lanes(add(total, error))
+    return s if s == s else sum_of_lanes(total)
 
 
 @kernel
@@ -514,12 +521,12 @@ def add_means(nll, brier, confidence, weights, sums, errors):
         wx = multiply(w, x)
         t4, e4 = two_sum(t4, e4, wx)
         t5, e5 = two_sum(t5, e5, multiply(wx, x))
-    add_to(sums, errors, (0, 0), sum_of_lanes(add(t0, e0)))
-    add_to(sums, errors, (0, 1), sum_of_lanes(add(t1, e1)))
-    add_to(sums, errors, (1, 0), sum_of_lanes(add(t2, e2)))
-    add_to(sums, errors, (1, 1), sum_of_lanes(add(t3, e3)))
-    add_to(sums, errors, (2, 0), sum_of_lanes(add(t4, e4)))
-    add_to(sums, errors, (2, 1), sum_of_lanes(add(t5, e5)))
+    add_to(sums, errors, (0, 0), whole(t0, e0))
+    add_to(sums, errors, (0, 1), whole(t1, e1))
+    add_to(sums, errors, (1, 0), whole(t2, e2))
+    add_to(sums, errors, (1, 1), whole(t3, e3))
+    add_to(sums, errors, (2, 0), whole(t4, e4))
+    add_to(sums, errors, (2, 1), whole(t5, e5))
     return infinite
 
 

@@ -153,9 +153,11 @@ def rows_of(
         )
     given = np.ones(math.prod(shape))
     if weights is not None:
-        given = _squarable(_checks.row_weights("weights", values_of("weights", weights), shape).reshape(-1))
+        given = weights_of(weights, shape)
         if array.shape == shape and array.dtype.kind in "iu":  # a label of weight 0 is as absent: it cannot be wrong
             array = np.where((given > 0).reshape(shape), array, 0)
+    if ignore_index is not None and not isinstance(ignore_index, (int, np.integer)):
+        raise _checks.WrongKindError(f"ignore_index must be an integer, a label; got {ignore_index!r}")
     flat = _checks.integer_labels(array, shape, n_classes, ignore_index=ignore_index).reshape(-1)
     if ignore_index is not None:
         ignored = flat == ignore_index
@@ -167,15 +169,17 @@ def rows_of(
 
 
 def _classes_last(name: str, scores: Array, axis: int) -> Array:
-    if not -scores.ndim <= axis < scores.ndim:
-        raise ValueError(f"axis must be one of the {scores.ndim} dimensions of {name}; got {axis}")
+    if not (isinstance(axis, (int, np.integer)) and -scores.ndim <= axis < scores.ndim):
+        raise ValueError(f"axis must be one of the {scores.ndim} dimensions of {name}; got {axis!r}")
     scores = np.moveaxis(scores, axis, -1)
     if scores.shape[-1] == 0:
         raise ValueError(f"{name} have no classes along axis {axis}: shape {scores.shape}")
     return scores
 
 
-def _squarable(weights: Float64Array) -> Float64Array:
+def weights_of(given: Any, shape: tuple[int, ...]) -> Float64Array:
+    """Weights of rows laid out as `shape`, (n,): 0, or of a size whose square is a number. ValueError for others."""
+    weights = _checks.row_weights("weights", values_of("weights", given), shape).reshape(-1)
     wrong = (weights > 0) & ((weights < 1e-100) | (weights > 1e100))
     if wrong.any():
         value = weights[np.argmax(wrong)]
@@ -216,5 +220,5 @@ def _pieces(scores: Array, start: int, rows: int, kind: Kind) -> Iterator[tuple[
 def _two_columns(block: Array, kind: Kind) -> Array:
     if block.shape[1] > 1:
         return block
-    one = block if block.dtype.kind == "f" else block.astype(np.float64)
+    one = block.astype(np.float64)  # 1 - p would be rounded in less
     return np.concatenate([np.zeros_like(one) if kind == "logits" else 1 - one, one], axis=1)

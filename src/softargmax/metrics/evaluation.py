@@ -481,7 +481,12 @@ class Evaluation:
         of = {name: plane.copy() for name, plane in zip(_ENTRY, np.moveaxis(self.cell_sums.value, 2, 0), strict=True)}
         n, weight = self.n, self.confidences.total("weight")
         of["rows"][:, 0] = n - of["rows"][:, 1:].sum(axis=1)
-        rest = np.maximum(weight - of["weight"][:, 1:].sum(axis=1), 0.0)
+        rest = weight - of["weight"][:, 1:].sum(axis=1)
+        if self.weighted:  # a small rest of large weights has its digits in the second parts
+            all_rows = np.concatenate([part[2] for part in (self.confidences.bins.high, self.confidences.bins.low)])
+            others = np.concatenate([part[:, 1:, 1] for part in (self.cell_sums.high, self.cell_sums.low)], axis=1)
+            rest = np.array([math.fsum([*all_rows, *-each]) for each in others])
+        rest = np.maximum(rest, 0.0)
         of["weight"][:, 0] = np.where(of["rows"][:, 0] > 0, rest, 0.0)
         of["prob"][:, 0] += self.low_sums.value[0]
         of["prob2"][:, 0] += self.low_sums.value[1]
@@ -503,11 +508,11 @@ class Evaluation:
     def _grouped_interval(self, sums: Float64Array, name: str, level: float) -> tuple[float, float]:
         if name in ("ece", "ece_l2"):
             errors = sums[:, len(GROUP) :]
-            centred = errors - sums[:, :1] * (errors.sum(axis=0) / sums[:, 0].sum())
             n = len(errors)
-            return getattr(self.confidences, f"{name}_interval")(
-                level, centred.T @ centred * (n / (n - 1) if n > 1 else math.inf)
-            )
+            if n < 2:  # nothing says how groups differ
+                return (0.0, 1.0) if n else (math.nan, math.nan)
+            centred = errors - sums[:, :1] * (errors.sum(axis=0) / sums[:, 0].sum())
+            return getattr(self.confidences, f"{name}_interval")(level, centred.T @ centred * (n / (n - 1)))
         if name == "nll" and self.n_infinite_nll:
             return math.inf, math.inf
         of = sums[:, GROUP.index({"accuracy": "right", "mean_confidence": "confidence"}.get(name, name))]

@@ -361,12 +361,13 @@ def _absolute(prob: Float64Array, prob2: Float64Array, inflation: npt.ArrayLike)
 
     inflation = np.asarray(inflation, np.float64)
     variance = inflation * np.maximum(prob - prob2, 0.0)
-    some = variance > 0
+    some = (variance > 0) & (prob2 > 0) & (prob**2 > 0)
     mean, squares = np.where(some, prob, 0.25), np.where(some, prob2, 0.125)
     p, n = squares / mean, mean**2 / squares / inflation
     k = np.floor(n * p) + 1
     log_mass = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + xlogy(k, p) + xlog1py(n - k + 1, -p)
-    return np.where(some, np.minimum(2 * inflation * k * np.exp(log_mass), np.sqrt(variance)), 0.0)
+    rare = np.minimum(2 * np.where(variance > 0, prob, 0.0), np.sqrt(variance))  # hardly an event: squares underflow
+    return np.where(some, np.minimum(2 * inflation * k * np.exp(log_mass), np.sqrt(variance)), rare)
 
 
 def _folded(shift: Float64Array, deviation: Float64Array) -> Float64Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from softargmax import _checks
+from softargmax.backends import values_of
 from softargmax.metrics._groups import GroupSums, group_ids
 from softargmax.metrics._rows import Rows, rows_of
 from softargmax.metrics.calibration_error import whole_bins
@@ -19,7 +19,7 @@ from softargmax.metrics.ranking import RankingSums
 from softargmax.ops.evaluation import EvaluationTally, RowFacts
 from softargmax.typing import Array, Float64Array, IntArray, Labels, Logits, Probs, Weights
 
-_BLOCK_ELEMENTS = 1 << 22  # enough for all threads; of rows that are copied, calibrated or grouped the memory it takes
+_BLOCK_ELEMENTS = 1 << 21  # enough for all threads; of rows that are copied, calibrated or grouped the memory it takes
 
 
 def evaluate(
@@ -53,11 +53,11 @@ def evaluate(
       text) may depend on one another, and intervals come from the spread of the groups.
     - `ranking`: also keep what AUROC needs (`Evaluation.auroc`), for at most 1000 classes.
 
-    Memory beyond the input: some 30 bytes a row, tables by bin and class, and blocks of 4 million elements.
+    Memory beyond the input: some 30 bytes a row, tables by bin and class, and blocks of 2 million elements.
 
     Raises TypeError unless exactly one of `logits` and `probs` is given; ValueError for NaN, +inf or rows of -inf in
-    logits, for rows that are no probabilities, labels outside [0, K), negative weights, a temperature that
-    is not above 0 and finite, and wrong shapes. Warns once, LikelyProbabilitiesWarning, if the logits
+    logits, for rows that are no probabilities, labels outside [0, K), negative weights, a temperature
+    outside [1e-300, 1e300], and wrong shapes. Warns once, LikelyProbabilitiesWarning, if the logits
     look like probabilities.
 
     Source: Guo et al. (2017), section 2, for the calibration error; Brier (1950); Wilson (1927).
@@ -146,9 +146,9 @@ class _Running:
     """The sums over all rows so far."""
 
     def __init__(self, n_classes: int, n_bins: int, temperature: float | None, calibrator: Any, ranking: bool) -> None:
-        if temperature is not None and not (isinstance(temperature, Real) and 0 < temperature < math.inf):
-            raise ValueError(f"temperature must be one number above 0 and finite; got {temperature!r}")
-        if calibrator is not None and not hasattr(calibrator, "predict_log_proba"):
+        if temperature is not None and not (_is_number(temperature) and 1e-300 <= temperature <= 1e300):
+            raise ValueError(f"temperature must be one number in [1e-300, 1e300]; got {temperature!r}")
+        if calibrator is not None and (isinstance(calibrator, type) or not hasattr(calibrator, "predict_log_proba")):
             raise _checks.WrongKindError(
                 f"calibrator must be fitted and have predict_log_proba; got {_checks.kind_of(calibrator)}"
             )
@@ -187,12 +187,12 @@ class _Running:
             rows.check(where, block)
             kept = weights > 0
             labels, weights, ids = labels[kept], weights[kept], None if ids is None else ids[kept]
-            scores = (
-                np.ascontiguousarray(self.calibrator.predict_log_proba(scores[kept])) if len(labels) else scores[:0]
-            )
+            scores = _calibrated(self.calibrator, scores[kept]) if len(labels) else scores[:0]
         facts = None if ids is None else RowFacts.empty(len(labels))
         temperature = None if rows.kind == "probs" else self.temperature
         if self.tally.add(scores, labels, weights, temperature, facts) >= 0:
+            if self.calibrator is not None:
+                raise ValueError("calibrator.predict_log_proba gave NaN, +inf or rows of -inf")
             rows.check(where, block)
             raise AssertionError("rows that the kernel refuses and the check does not")
         if ids is not None and facts is not None:
@@ -200,7 +200,7 @@ class _Running:
             self._add_groups(_of_groups(ids, self.tally, right, weights, facts))
         if self.ranking is not None:
             kept = weights > 0
-            scores = scores[kept] if temperature in (None, 1.0) else scores[kept] / temperature
+            scores = scores[kept].astype(np.float64) / (temperature or 1.0)
             of_rows = weights[kept] if rows.weighted else None
             self.ranking = self.ranking.merge(RankingSums.of(labels[kept], scores, of_rows, kind=rows.kind))
 
@@ -209,6 +209,16 @@ class _Running:
         while self.groups and 2 * len(sums.ids) >= len(self.groups[-1].ids):
             sums = self.groups.pop().merge(sums)
         self.groups.append(sums)
+
+
+def _calibrated(calibrator: Any, logits: Array) -> Array:
+    name = "calibrator.predict_log_proba"
+    found = _checks.real_array(name, values_of(name, calibrator.predict_log_proba(logits)))
+    if found.shape != logits.shape:
+        raise ValueError(
+            f"{name} must give log-probabilities of the shape of the logits, {logits.shape}; got {found.shape}"
+        )
+    return np.ascontiguousarray(found if found.dtype.kind == "f" else found.astype(np.float64))
 
 
 def _of_groups(
@@ -223,3 +233,7 @@ def _of_groups(
     errors = w * (right - confidence)
     columns += [np.where(bins == b, errors, 0.0) for b in range(tally.n_bins)]
     return GroupSums.of(ids, np.stack(columns))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

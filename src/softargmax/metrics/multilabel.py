@@ -12,6 +12,7 @@ import numpy as np
 
 from softargmax import _checks
 from softargmax.backends import values_of
+from softargmax.metrics._rows import weights_of
 from softargmax.metrics._sums import Sum, frozen
 from softargmax.metrics.calibration_error import whole_bins
 from softargmax.metrics.confidence import Reliability, finite_json, reliability_of
@@ -126,15 +127,13 @@ class MultilabelEvaluation:
 
     def interval(self, label: int, level: float = 0.95) -> tuple[float, float]:
         """Bounds of the calibration error of one label, by test inversion (see `softargmax.metrics.ece_interval`)."""
-        of = {name: sums[label] for name, sums in self._bins().items()}
+        of = self._bins_of(label)
         names = ("weight", "weight2", "right", "confidence", "doubt", "error2")
         return ece_interval(**{name: of[name] for name in names}, level=level)
 
     def reliability(self, label: int) -> Reliability:
         """The reliability diagram of one label: its probability against how often it is there."""
-        if not 0 <= label < self.n_labels:
-            raise ValueError(f"label must lie in 0 to {self.n_labels - 1}; got {label}")
-        of = {name: sums[label] for name, sums in self._bins().items()}
+        of = self._bins_of(label)
         names = ("rows", "right_rows", "weight", "weight2", "right", "confidence")
         return reliability_of(self.n_bins, *(of[name] for name in names))
 
@@ -170,6 +169,11 @@ class MultilabelEvaluation:
 
     def __repr__(self) -> str:
         return f"MultilabelEvaluation(n={self.n}, n_labels={self.n_labels}, macro_ece={self.macro_ece:.4g})"
+
+    def _bins_of(self, label: int) -> dict[str, Float64Array]:
+        if not 0 <= label < self.n_labels:
+            raise ValueError(f"label must lie in 0 to {self.n_labels - 1}; got {label}")
+        return {name: sums[label] for name, sums in self._bins().items()}
 
     def _bins(self) -> dict[str, Float64Array]:
         return dict(zip(_BINS, self.bin_sums.value, strict=True))
@@ -219,7 +223,7 @@ def evaluate_multilabel(
     if own.shape != scores.shape:
         raise ValueError(f"labels must have the shape of {name}, {scores.shape}; got {own.shape}")
     n, n_labels = scores.shape
-    w = np.ones(n) if weights is None else _checks.row_weights("weights", values_of("weights", weights), (n,))
+    w = np.ones(n) if weights is None else weights_of(weights, (n,))
     known = np.ones(own.shape, np.bool_) if ignore_index is None else own != ignore_index
     _refuse(known & (own != 0) & (own != 1) & (w[:, None] > 0), own, "labels must be 0 or 1", "", np.arange(n))
 

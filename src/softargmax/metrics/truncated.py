@@ -12,6 +12,7 @@ import numpy as np
 
 from softargmax import _checks
 from softargmax.backends import values_of
+from softargmax.metrics._rows import weights_of
 from softargmax.metrics._sums import Sum
 from softargmax.metrics.calibration_error import whole_bins
 from softargmax.metrics.confidence import ConfidenceSums, Reliability, finite_json
@@ -77,7 +78,7 @@ class TopKEvaluation:
 
         ValueError for k beyond the classes listed.
         """
-        if not 1 <= k <= self.n_listed:
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= self.n_listed):
             raise ValueError(f"k must lie in 1 to {self.n_listed}, the classes listed in a row; got {k}")
         return self._share(float(self.top_sums.value[k - 1]))
 
@@ -270,8 +271,13 @@ def evaluate_top_k(
         )
     n = len(scores)
     most = int(np.iinfo(np.int64).max)
-    own = _checks.integer_labels(values_of("labels", labels), (n,), most, ignore_index=ignore_index)
-    w = np.ones(n) if weights is None else _checks.row_weights("weights", values_of("weights", weights), (n,))
+    if listed.size and listed.max() > most:
+        raise ValueError(f"classes must fit in int64; got {listed.max()}")
+    w = np.ones(n) if weights is None else weights_of(weights, (n,))
+    given = _checks.real_array("labels", values_of("labels", labels), wanted="integers")
+    if given.shape == (n,) and given.dtype.kind in "iu":  # a label of weight 0 is as absent: it cannot be wrong
+        given = np.where(w > 0, given, 0)
+    own = _checks.integer_labels(given, (n,), most, ignore_index=ignore_index)
     if ignore_index is not None:
         w = np.where(own == ignore_index, 0.0, w)
 
@@ -281,7 +287,7 @@ def evaluate_top_k(
     for start in range(0, n, _BLOCK_ROWS):
         kept = start + np.flatnonzero(w[start : start + _BLOCK_ROWS] > 0)
         block = _block(name, scores[kept], listed[kept].astype(np.int64), kept)
-        order = np.argsort(-block.probs, axis=1, kind="stable")
+        order = np.argsort(block.nll, axis=1, kind="stable")
         ranked = np.take_along_axis(block.classes, order, axis=1)
         found = ranked == own[kept, None]
         right, known, weight = found[:, 0], found.any(axis=1), w[kept]
@@ -341,8 +347,8 @@ def _block(name: str, scores: Array, classes: IntArray, places: IntArray) -> _Bl
     refuse(empty.all(axis=1), "every row must list a class; row {row} lists {classes}")
     ranked = np.sort(np.where(empty, -1 - np.arange(classes.shape[1]), classes), axis=1)
     refuse((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0), "row {row} lists a class twice: {classes}")
-    probs = np.where(empty, -1.0, probs)  # behind a class of probability 0
     largest = probs.max(axis=1)
+    nll = np.where(empty, np.nan, nll)  # NaN is sorted behind a class of probability 0
     doubt = -np.expm1(np.minimum(given.max(axis=1), 0.0)) if name == "log_probs" else np.maximum(1 - largest, 0.0)
     return _Block(classes, probs, nll, doubt)
 

@@ -160,6 +160,9 @@ class EvaluationTally:
         if it is there. Returns -1, or the first row that is not sound, after which the tally is of no use: logits with
         NaN, +inf or nothing above -inf; probabilities below 0, or that miss a sum of 1 by more than `sum_tolerance`.
         """
+        n = len(labels)
+        if scores.shape != (n, self.n_classes) or weights.shape != (n,):  # the kernels read what they are told is there
+            raise ValueError(f"{scores.shape}, {labels.shape}, {weights.shape}: not rows of {self.n_classes} classes")
         beta = 0.0 if temperature is None else 1.0 / temperature
         # a little more than words the error: what is refused here is refused there, however both add up
         tolerance = sum_tolerance(scores.dtype.name, self.n_classes) + 1e-9
@@ -217,13 +220,13 @@ def _facts(rows: Float64Array, labels: IntArray, beta: float) -> tuple[RowFacts,
     top, at_label = rows[at, predicted], rows[at, labels]
     ahead = (rows > at_label[:, None]) | ((rows == at_label[:, None]) & (np.arange(K) < labels[:, None]))
     if beta > 0:
-        powers = np.exp((rows - top[:, None]) * beta)
+        powers = np.exp((rows * 0.5 - top[:, None] * 0.5) * (2 * beta))  # the halves: their difference stays in range
         powers[at, predicted] = 0.0  # not 1: the sum over the others is what log1p and the doubt need to all its digits
         rest = powers.sum(axis=1)
         powers[at, predicted] = 1.0
         probs = powers / (1 + rest)[:, None]
         confidence, doubt = 1 / (1 + rest), rest / (1 + rest)
-        nll = (top - at_label) * beta + np.log1p(rest)
+        nll = (top * 0.5 - at_label * 0.5) * (2 * beta) + np.log1p(rest)
     else:
         probs, confidence, doubt, nll = rows, top, np.maximum(1 - top, 0.0), -np.log(at_label)
     own = probs[at, labels]
