@@ -6,7 +6,6 @@ from softargmax.calibration.bayesian_binning import BayesianBinning
 from softargmax.calibration.beta import BetaCalibration
 from softargmax.calibration.classifier import CalibratedClassifier
 from softargmax.calibration.dirichlet import DirichletCalibration
-from softargmax.calibration.drift import temperature_drift
 from softargmax.calibration.ensemble_temperature import EnsembleTemperatureScaling
 from softargmax.calibration.histogram import HistogramBinning
 from softargmax.calibration.isotonic import IsotonicCalibration
@@ -40,5 +39,4 @@ __all__ = [
     "VectorScaling",
     "VennAbers",
     "load",
-    "temperature_drift",
 ]
