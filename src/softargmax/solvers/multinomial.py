@@ -12,7 +12,9 @@ all: the minimum is the same, the memory bounded, and each step still leaves a f
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -255,7 +257,7 @@ def fit_multinomial(
     from what the last step left unsolved (with a weak penalty a preconditioner may flatter that by a factor of 25); at
     best 1e-8 for many rows and parameters. The NLL is then right to its square.
     """
-    with _blas_in_one_thread():
+    with blas_in_one_thread():
         return _Search(features, labels, weights, form, penalty, free, impossible, accuracy, preconditioner).run(
             start, enough
         )
@@ -432,6 +434,30 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def _blas_in_one_thread() -> Any:
+class _OneThread:
+    """A limit that is there while anyone is inside; what was before comes back when the last one leaves."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                limit, self._limit = self._limit, None
+                limit.restore_original_limits()
+
+
+_one_thread = _OneThread()
+
+
+def blas_in_one_thread() -> contextlib.AbstractContextManager[None]:
     """Rows are shared by threads of ours; and the same bits come out whatever BLAS would do with its own."""
-    return _blas().limit(limits=1, user_api="blas")
+    return _one_thread

@@ -1,0 +1,154 @@
+"""Sparse features (CSR) and coefficients -> what `regression` gives for dense ones, in one read of the entries.
+
+Coefficients are a table (d, M): logits gather rows of it, gradients add to rows of one. The features that are meant are
+(x - mean) * factor; the mean is applied to sums, so that the zeros stay zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softargmax.kernels._compile import inline, kernel
+from softargmax.kernels._products import add_to_rows, sum_of_rows
+from softargmax.kernels.regression import curvature_of_tile, residual_of_tile
+from softargmax.kernels.simd import LANES, load_part, multiply_add, splat, store_part
+
+
+@kernel
+def column_ranges(data, indices, indptr, weights, sums, low, high):
+    """Of each column: the sum of w x, the smallest and the largest entry, zeros that are left out too."""
+    n, d = len(indptr) - 1, len(sums)
+    counts = np.zeros(d, np.int64)
+    sums[:] = 0
+    low[:] = np.inf
+    high[:] = -np.inf
+    for i in range(n):
+        for q in range(indptr[i], indptr[i + 1]):
+            j, x = indices[q], np.float64(data[q])
+            counts[j] += 1
+            sums[j] += weights[i] * x
+            low[j], high[j] = min(low[j], x), max(high[j], x)
+    for j in range(d):
+        if counts[j] < n:
+            low[j], high[j] = min(low[j], 0.0), max(high[j], 0.0)
+
+
+@inline
+def _logits_of_tile(one, data, indices, indptr, table, base, t, row, z, a, classes):
+    """Logits of the 16 rows of tile t, zeros beyond the last, into z from z[a] on."""
+    M, n = len(classes), len(indptr) - 1
+    for i in range(LANES):
+        r = t * LANES + i
+        if r < n:
+            sum_of_rows(one, data, indices, indptr[r], indptr[r + 1], table, base, row, 0, classes)
+        else:
+            row[:] = 0
+        for k in range(M):
+            z[a + k * LANES + i] = row[k]
+
+
+@inline
+def _add_tile(one, data, indices, indptr, tile, t, row, out, total, classes):
+    """X'r of the rows of tile t, which lie in lanes, to the table `out`; their sums to `total`."""
+    M, n = len(classes), len(indptr) - 1
+    for i in range(min(LANES, n - t * LANES)):
+        r = t * LANES + i
+        for k in range(M):
+            row[k] = tile[k * LANES + i]
+            total[k] += np.float64(row[k])
+        add_to_rows(one, data, indices, indptr[r], indptr[r + 1], row, 0, out, classes)
+
+
+@kernel
+def gradient_of_tiles(data, indices, indptr, table, base, labels, weights, z, start, stop, out, total, classes):
+    """Of tiles start to stop - 1: logits into z, X'r and the sums of r = w (p - y) added; returns the loss."""
+    M = len(classes)
+    one = table.dtype.type(0)
+    row, e, tile = np.empty(M, table.dtype), np.empty(M * LANES, table.dtype), np.empty(M * LANES, table.dtype)
+    loss = 0.0
+    for t in range(start, stop):
+        a = t * M * LANES
+        _logits_of_tile(one, data, indices, indptr, table, base, t, row, z, a, classes)
+        loss += residual_of_tile(one, z, a, labels, weights, t * LANES, e, tile, 0, M)
+        _add_tile(one, data, indices, indptr, tile, t, row, out, total, classes)
+    return loss
+
+
+@kernel
+def curvature_of_tiles(data, indices, indptr, table, base, weights, z, start, stop, out, total, classes):
+    """The same of r = w p (v - p.v), v = x table + base, at logits z."""
+    M = len(classes)
+    one = table.dtype.type(0)
+    row, e, tile = np.empty(M, table.dtype), np.empty(M * LANES, table.dtype), np.empty(M * LANES, table.dtype)
+    for t in range(start, stop):
+        _logits_of_tile(one, data, indices, indptr, table, base, t, row, tile, 0, classes)
+        curvature_of_tile(one, z, t * M * LANES, weights, t * LANES, e, tile, 0, M)
+        _add_tile(one, data, indices, indptr, tile, t, row, out, total, classes)
+
+
+@kernel
+def logits_of_rows(data, indices, indptr, table, base, z, start, stop):
+    """Logits of rows start to stop - 1 into z (stop - start, M), of any width."""
+    one, M = table.dtype.type(0), len(base)
+    flat = z.reshape(z.size)
+    for i in range(start, stop):
+        for k in range(0, M, LANES):
+            m = min(LANES, M - k)
+            total = load_part(one, base, k, m, 0.0)
+            for q in range(indptr[i], indptr[i + 1]):
+                total = multiply_add(splat(one, data[q]), load_part(one, table, indices[q] * M + k, m, 0.0), total)
+            store_part(flat, (i - start) * M + k, m, total)
+
+
+@kernel
+def add_rows(data, indices, indptr, r, out, start, stop):
+    """Add X'r of rows start to stop - 1 to the table `out`; r (stop - start, M), of any width."""
+    M = r.shape[1]
+    one = r.dtype.type(0)
+    flat = r.reshape(r.size)
+    for i in range(start, stop):
+        a = (i - start) * M
+        for q in range(indptr[i], indptr[i + 1]):
+            factor, place = splat(one, data[q]), indices[q] * M
+            for k in range(0, M, LANES):
+                m = min(LANES, M - k)
+                added = multiply_add(
+                    factor, load_part(one, flat, a + k, m, 0.0), load_part(one, out, place + k, m, 0.0)
+                )
+                store_part(out, place + k, m, added)
+
+
+@kernel
+def finish_columns(parts, total, mean, factor, ridge, theta, out, start, stop):
+    """factor (sum of parts - mean total) + ridge theta, of columns start to stop - 1; parts (A, d M), theta (d, M).
+
+    All of one float type, so that LLVM makes vectors of it.
+    """
+    M = len(total)
+    first = parts[0]
+    for a in range(1, len(parts)):
+        more = parts[a]
+        for i in range(start * M, stop * M):
+            first[i] += more[i]
+    if M == 1:
+        of_all = total[0]
+        for j in range(start, stop):
+            out[j] = factor[j] * (first[j] - mean[j] * of_all) + ridge[j] * theta[j]
+        return
+    for j in range(start, stop):
+        for k in range(M):
+            i = j * M + k
+            out[i] = factor[j] * (first[i] - mean[j] * total[k]) + ridge[j] * theta[i]
+
+
+@kernel
+def advance(length, direction, product, diagonal, solution, residual, scaled, start, stop):
+    """solution += length direction; residual -= length product; scaled = residual / diagonal; residual . scaled."""
+    dot = 0.0
+    for i in range(start, stop):
+        solution[i] += length * direction[i]
+        left = residual[i] - length * product[i]
+        residual[i] = left
+        scaled[i] = left / diagonal[i]
+        dot += np.float64(left) * np.float64(scaled[i])
+    return dot

@@ -1,0 +1,429 @@
+"""Softmax regression: features (dense or sparse), labels -> coefficients, and how far from the optimum they may be.
+
+It minimises, over coefficients W (M, d) and intercepts b (M,),
+
+    C sum_i w_i (-log softmax(W x_i + b)[y_i]) + 1/2 ||W||^2
+
+where M = K, or 1 for two classes whose logits are 0 and W x + b. Passes over the data are in float32 on centred and
+scaled features, which changes nothing but the intercept; the last steps take gradients in float64 of the data as given.
+
+Dense features: L-BFGS (Nocedal 1980) whose first matrix is the inverse of sampled blocks of the Hessian, one a class.
+Sparse features: Newton's method with conjugate gradients. Both end with Newton steps on gradients in float64.
+
+The certificate: the objective F is strongly convex in W, F >= F(W) + <g, . - W> + 1/2 ||. - W||^2, so that where the
+gradient over the intercepts is 0 it exceeds its minimum by at most ||g||^2 / 2, which is the gap to Fenchel's dual.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softargmax.solvers._design import LARGEST_BLOCKS as LARGEST_BLOCKS
+from softargmax.solvers._design import NotFiniteError as NotFiniteError
+from softargmax.solvers._design import Problem, problem_of
+from softargmax.solvers._preconditioners import Diagonal, Preconditioner
+from softargmax.solvers.multinomial import blas_in_one_thread
+from softargmax.typing import Array, Float64Array, IntArray
+
+_PAIRS = 30  # of L-BFGS
+_NOISE = 3e-8  # of the objective: what sums of float32 leave open
+_PATH_FLOOR = 1e-6  # where fits that are compared end
+_STUCK = 3  # steps without progress
+_MAX_PRODUCTS = 250  # of one Newton step
+_TRUSTED = 1e-8  # products in float32 make a gradient smaller by the root of this, no more
+_MAX_NEWTON = 60
+_MOST_WIDE = 1024  # rows of fewer rows than features, for a change of axes
+_SHORTEST = 1e-10  # step
+_SMALL = 1 << 16  # multiplications of a pass: such a problem is solved to the last digits, which takes no time
+_LAST_DIGITS = 1e-24  # of the square of what rounding leaves of the gradient
+
+
+@dataclass(frozen=True)
+class SoftmaxRegressionFit:
+    """coef (M, d) and intercept (M,) in float64; the objective there, and a bound on what it exceeds its minimum by.
+
+    Without a penalty `gap` is an estimate, half the square of Newton's decrement, and no bound.
+    """
+
+    coef: Float64Array
+    intercept: Float64Array
+    objective: float
+    gap: float
+    n_iter: int
+    converged: bool
+
+
+def fit_softmax_regression(
+    x: Any,
+    labels: IntArray,
+    weights: Float64Array,
+    n_classes: int,
+    *,
+    C: float,
+    fit_intercept: bool = True,
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    start: tuple[Float64Array, Float64Array] | None = None,
+) -> SoftmaxRegressionFit:
+    """Minimise the objective to a gap of at most `tol` times itself.
+
+    x : (n, d) float32 or float64, C-contiguous, or a CSR matrix. labels : (n,) in [0, n_classes), every class there.
+    weights : (n,) positive. start : coef and intercept of a fit that is like this one.
+    Raises ValueError where `C` is infinite and the classes are separable: there is no minimum; NotFiniteError.
+    """
+    if start is None and isinstance(x, np.ndarray) and x.shape[0] < min(x.shape[1], _MOST_WIDE):
+        start = _in_their_span(x, labels, weights, n_classes, C, fit_intercept, max_iter)
+    with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
+        problem = problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
+        theta = problem.priors() if start is None else problem.from_coef(*start)
+        return _Search(problem, tol, max_iter).run(theta)
+
+
+def _in_their_span(
+    x: Array, labels: IntArray, weights: Float64Array, n_classes: int, C: float, fit_intercept: bool, max_iter: int
+) -> tuple[Float64Array, Float64Array] | None:
+    """Of fewer rows than features: coefficients lie in the span of the rows, a problem of n features then."""
+    if not np.isfinite(x).all():
+        return None  # it is said later, where
+    with np.errstate(all="ignore"):
+        across, rows = np.linalg.qr(x.T.astype(np.float64))
+        if not np.isfinite(rows).all():
+            return None
+        fit = fit_softmax_regression(
+            np.ascontiguousarray(rows.T), labels, weights, n_classes, C=C, fit_intercept=fit_intercept, tol=_TRUSTED,
+            max_iter=max_iter,
+        )  # fmt: skip
+        return fit.coef @ across.T, fit.intercept
+
+
+def cross_validate(
+    x: Any,
+    labels: IntArray,
+    weights: Float64Array,
+    n_classes: int,
+    folds: list[tuple[IntArray, IntArray]],
+    Cs: Float64Array,
+    *,
+    fit_intercept: bool = True,
+    max_iter: int = 1000,
+) -> tuple[Float64Array, list[tuple[Float64Array, Float64Array]]]:
+    """The mean NLL (n_folds, n_Cs) of the second rows of each fold, fitted to the first; mean coefficients for each C.
+
+    `Cs` ascend: each fit begins where that of the stronger penalty ended, with what it has learned of the Hessian. Rows
+    are copied and centred once, for all fits; those that are held out have the weight 0. Fits end in float32, where
+    the loss exceeds its minimum by about 1e-7 of itself.
+    """
+    with blas_in_one_thread(), np.errstate(all="ignore"):
+        problem = problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
+        nll = np.empty((len(folds), len(Cs)))
+        is_small = problem.n * problem.d * problem.width <= _SMALL
+        means = [np.zeros((problem.width, problem.d + 1)) for _ in Cs]
+        for number, (fitted, held_out) in enumerate(folds):
+            of_fold = np.zeros(problem.n)
+            of_fold[fitted] = weights[fitted]
+            theta, memory = None, None
+            for c, C in enumerate(Cs):
+                problem.weigh(of_fold, float(C))
+                search = _Search(problem, 0.0, max_iter, floor=_NOISE if is_small else _PATH_FLOOR)
+                theta, memory = search.run_in_float32(problem.priors() if theta is None else theta, memory)
+                nll[number, c] = problem.logits.nll(held_out, labels[held_out], weights[held_out])
+                coef, intercept = problem.to_coef(theta)
+                means[c] += np.concatenate([coef, intercept[:, None]], axis=1) / len(folds)
+        return nll, [(mean[:, :-1], mean[:, -1]) for mean in means]
+
+
+@dataclass
+class _Point:
+    theta: Float64Array
+    loss: float
+    gradient: Float64Array
+    gap: float
+
+
+class _Search:
+    def __init__(self, problem: Problem, tol: float, max_iter: int, floor: float = _NOISE) -> None:
+        self.problem, self.tol, self.max_iter, self.floor = problem, tol, max_iter, floor
+        self.n_iter = 0
+        is_small = problem.n * problem.d * problem.width <= _SMALL
+        self.aim = min(tol, _LAST_DIGITS) if is_small else tol
+
+    def run(self, theta: Float64Array) -> SoftmaxRegressionFit:
+        problem = self.problem
+        theta, memory = self.run_in_float32(theta)
+        found = self._finish(theta, problem.preconditioner() if memory is None else memory.solve)
+        if not found.gap <= self.tol * found.loss and self.n_iter < self.max_iter and problem.has_small_hessian:
+            found = self._newton_in_float64(found)
+        if not problem.is_penalised:
+            problem.raise_if_certainly_separable()
+        if not np.isfinite(found.loss):
+            found = self._point(problem.priors())
+        gap = found.gap if np.isfinite(found.gap) else math.inf
+        coef, intercept = problem.to_coef(found.theta)
+        return SoftmaxRegressionFit(
+            coef, intercept, found.loss * problem.scale, gap * problem.scale, self.n_iter,
+            bool(gap <= self.tol * found.loss),
+        )  # fmt: skip
+
+    def run_in_float32(self, theta: Float64Array, memory: Memory | None = None) -> tuple[Float64Array, Memory | None]:
+        """To the floor; with what dense features teach of the Hessian, in a fit before with another C too."""
+        problem = self.problem
+        loss, gradient = problem.loss_and_gradient(theta)
+        problem.accept()
+        if problem.is_sparse:
+            return self._newton_in_float32(theta, loss, gradient), None
+        if memory is None:
+            memory = Memory(theta.shape)
+        memory.begin(problem.preconditioner_at_zero(), problem.ridge)
+        return self._lbfgs(theta, loss, gradient, memory), memory
+
+    def _lbfgs(self, theta: Float64Array, loss: float, gradient: Float64Array, memory: Memory) -> Float64Array:
+        problem = self.problem
+        refresh, stuck = problem.passes_of_half_a_build(), 0
+        while self.n_iter < self.max_iter and stuck < _STUCK:
+            if self.n_iter >= refresh:
+                memory.preconditioner = problem.preconditioner()
+                refresh *= 4
+            direction = -memory.solve(gradient)
+            slope = float(np.vdot(gradient, direction))
+            if not -0.5 * slope > self.floor * loss or self._good_enough(loss, gradient):
+                break
+            new_loss, new_gradient, length = self._step(theta, direction, loss, slope)
+            added = memory.add(length * direction, new_gradient - gradient)
+            stuck = 0 if added and loss - new_loss > 1e-9 * loss else stuck + 1
+            theta, loss, gradient = theta + length * direction, new_loss, new_gradient
+            self.n_iter += 1
+        return theta
+
+    def _good_enough(self, loss: float, gradient: Array) -> bool:
+        """Whether float64 is likely to certify what float32 has found."""
+        return self.problem.gap_over_coef(gradient) <= 0.25 * self.aim * loss
+
+    def _newton_in_float32(self, theta: Float64Array, loss: float, gradient: Array) -> Float64Array:
+        problem = self.problem
+        stuck = 0
+        while True:
+            solve = problem.preconditioner()
+            if self.n_iter >= self.max_iter or stuck >= _STUCK or not loss > 0:
+                return theta
+            decrement = float(np.vdot(gradient, solve(gradient)))
+            if not 0.5 * decrement > self.floor * loss or self._good_enough(loss, gradient):
+                return theta
+            forcing = max(min(0.1, decrement / loss), _NOISE * loss / decrement)
+            enough = functools.partial(_is_below, forcing * decrement)
+            direction, _ = self._newton_direction(gradient, solve, enough)
+            slope = float(np.vdot(gradient, direction))
+            new_loss, gradient, length = self._step(theta, direction, loss, slope)
+            stuck = 0 if loss - new_loss > 1e-9 * loss else stuck + 1
+            theta, loss = theta + length * direction, new_loss
+            self.n_iter += 1
+
+    def _finish(self, theta: Float64Array, solve: Any) -> _Point:
+        """Newton steps on gradients in float64, until the gap is small or rounding ends it."""
+        problem = self.problem
+        theta = problem.centred(theta)
+        loss, gradient = problem.exact(theta)
+        best = math.inf
+        for step in range(_MAX_NEWTON):
+            wanted = self.aim * loss
+            gap, direction = self._gap(theta, gradient, solve, loss)
+            if gap <= wanted or self.n_iter >= self.max_iter or (gap > 0.5 * best and step > 2):
+                break
+            best = min(best, gap)
+            if direction is None:
+                direction, _ = self._newton_direction(gradient, solve, self._until(0.05 * wanted, gradient, solve))
+            length = 1.0
+            while True:
+                new_loss, new_gradient = problem.exact(theta + length * direction)
+                if new_loss <= loss * (1 + 1e-13) or length < 1e-6:
+                    break
+                length *= 0.5
+            theta, loss, gradient = theta + length * direction, new_loss, new_gradient
+            problem.loss_and_gradient(theta)  # logits for products with the Hessian
+            problem.accept()
+            self.n_iter += 1
+        return _Point(theta, loss, gradient, gap)
+
+    def _newton_in_float64(self, found: _Point) -> _Point:
+        """The whole Hessian, solved: for small problems whose columns, weights or penalty are beyond float32."""
+        problem = self.problem
+        here = min(found, self._point(problem.priors()), key=lambda point: point.loss)
+        best = found
+        while self.n_iter < self.max_iter:
+            hessian = problem.hessian(here.theta)
+            if problem.is_penalised:
+                here.gap = problem.gap(here.gradient, hessian)
+            direction = problem.solved(hessian, here.gradient)
+            slope = float(np.vdot(here.gradient, direction))
+            if not problem.is_penalised:
+                problem.raise_if_separable(here.theta)
+                problem.raise_if_separable(direction)
+                here.gap = -0.5 * slope
+            best = min(best, here, key=lambda point: point.gap)
+            if here.gap <= self.aim * here.loss or not slope < 0:
+                break
+            length = 1.0
+            there = self._point(here.theta + direction)
+            while not there.loss <= here.loss + 1e-4 * length * slope + 1e-15 * here.loss and length > _SHORTEST:
+                length *= 0.5
+                there = self._point(here.theta + length * direction)
+            self.n_iter += 1
+            if not there.loss < here.loss and not abs(np.vdot(there.gradient, direction)) < abs(slope):
+                break
+            here = there
+        return best
+
+    def _point(self, theta: Float64Array) -> _Point:
+        loss, gradient = self.problem.exact(theta)
+        return _Point(theta, loss, gradient, math.inf)
+
+    def _gap(
+        self, theta: Float64Array, gradient: Float64Array, solve: Any, loss: float
+    ) -> tuple[float, Float64Array | None]:
+        problem = self.problem
+        if problem.is_penalised:
+            return problem.gap(gradient), None
+        problem.raise_if_separable(theta)
+        direction, _ = self._newton_direction(gradient, solve, self._until(0.0, gradient, solve))
+        problem.raise_if_separable(direction)
+        return -0.5 * float(np.vdot(gradient, direction)), direction
+
+    def _until(self, wanted: float, gradient: Float64Array, solve: Any) -> Callable[[Array, float], bool]:
+        first = float(np.vdot(gradient, solve(gradient)))
+
+        def enough(residual: Array, rz: float) -> bool:
+            if rz <= _TRUSTED * first:
+                return True
+            return wanted > 0 and rz <= 0.01 * first and self.problem.gap_over_coef(residual) <= wanted
+
+        return enough
+
+    def _newton_direction(
+        self, gradient: Array, solve: Any, enough: Callable[[Array, float], bool]
+    ) -> tuple[Float64Array, float]:
+        """d with H d = -gradient, by conjugate gradients."""
+        problem = self.problem
+        solution = np.zeros_like(gradient)
+        residual = -gradient
+        scaled = solve(residual)
+        direction = scaled.copy()
+        rz = float(np.vdot(residual, scaled))
+        for _ in range(_MAX_PRODUCTS):
+            if not rz > 0:
+                break
+            product = problem.product(direction)
+            curvature = float(np.vdot(direction, product))
+            if not curvature > 0:  # by rounding
+                break
+            length = rz / curvature
+            before = rz
+            if isinstance(solve, Diagonal):
+                scaled, rz = solve.advance(length, direction, product, solution, residual)
+            else:
+                solution += length * direction
+                residual -= length * product
+                scaled = solve(residual)
+                rz = float(np.vdot(residual, scaled))
+            if enough(residual, rz):
+                break
+            direction *= rz / before
+            direction += scaled
+        return solution, rz
+
+    def _step(
+        self, theta: Float64Array, direction: Float64Array, loss: float, slope: float
+    ) -> tuple[float, Float64Array, float]:
+        """The whole step where it meets Wolfe's conditions up to the noise of float32, else one along a line search."""
+        problem = self.problem
+        length, noise = 1.0, _NOISE * abs(loss)
+        new_loss, new_gradient = problem.loss_and_gradient(theta + direction)
+        at_end = float(np.vdot(new_gradient, direction))
+        if not (new_loss <= loss + 1e-4 * slope + noise and abs(at_end) <= -0.9 * slope):
+            length = self._search_line(theta, direction, loss, slope, at_end, noise)
+            new_loss, new_gradient = problem.loss_and_gradient(theta + length * direction)
+            while not new_loss <= loss + noise and length > _SHORTEST:
+                length *= 0.1
+                new_loss, new_gradient = problem.loss_and_gradient(theta + length * direction)
+        problem.accept()
+        return new_loss, new_gradient, length
+
+    def _search_line(
+        self, theta: Float64Array, direction: Float64Array, loss: float, slope: float, at_end: float, noise: float
+    ) -> float:
+        """Where the slope along the direction is about 0, by safeguarded secants, from the logits of both ends."""
+        low, high, slope_low, slope_high, length = 0.0, math.inf, slope, math.nan, 1.0
+        here = at_end
+        for _ in range(12):
+            if here > 0 or not math.isfinite(here):
+                high, slope_high = length, here
+            else:
+                low, slope_low = length, here
+            if high == math.inf:
+                length *= 3
+            else:
+                secant = low - slope_low * (high - low) / (slope_high - slope_low)
+                margin = 0.3 * (high - low)
+                length = min(max(low + margin, secant), high - margin) if math.isfinite(secant) else low + margin
+            value, here = self.problem.along(theta, direction, length)
+            if length > 30 or (abs(here) <= 0.4 * abs(slope) and value <= loss + 1e-4 * length * slope + noise):
+                break
+        return length
+
+
+def _is_below(bound: float, residual: Array, rz: float) -> bool:
+    return rz <= bound
+
+
+class Memory:
+    """The pairs of L-BFGS, in float32, and the product of their matrix with a gradient."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.steps, self.changes = (np.empty((_PAIRS, math.prod(shape)), np.float32) for _ in range(2))
+        self.rho, self.alphas = np.zeros(_PAIRS), np.zeros(_PAIRS)
+        self.ridge = np.zeros(shape[1] - 1)
+        self.count = 0
+
+    def begin(self, preconditioner: Preconditioner, ridge: Float64Array) -> None:
+        """With the pairs of a fit with another penalty: what that adds to the change of a gradient is known."""
+        self.preconditioner = preconditioner
+        if self.count:
+            n = min(self.count, _PAIRS)
+            steps, changes = (pairs[:n].reshape(n, -1, len(ridge) + 1) for pairs in (self.steps, self.changes))
+            changes[:, :, :-1] += ((ridge - self.ridge) * steps[:, :, :-1]).astype(np.float32)
+            self.rho[:n] = 1 / np.einsum("pkj,pkj->p", steps, changes, dtype=np.float64)
+            if not (self.rho[:n] > 0).all():  # by rounding
+                self.count = 0
+        self.ridge = ridge
+
+    def add(self, step: Float64Array, change: Float64Array) -> bool:
+        """False where rounding has eaten the curvature."""
+        curvature = float(np.vdot(step, change))
+        if not curvature > 1e-14 * math.sqrt(float(np.vdot(step, step)) * float(np.vdot(change, change))):
+            return False
+        place = self.count % _PAIRS
+        self.steps[place], self.changes[place] = step.ravel(), change.ravel()
+        self.rho[place] = 1 / curvature
+        self.count += 1
+        return True
+
+    def solve(self, gradient: Float64Array) -> Float64Array:
+        """An approximate inverse of the Hessian, times the gradient."""
+        from softargmax.kernels import regression
+
+        order = np.arange(max(0, self.count - _PAIRS), self.count) % _PAIRS
+        size = float(np.abs(gradient).max()) or 1.0
+        q = (gradient / size).astype(np.float32)
+        if not len(order):
+            return size * self.preconditioner(q[None])[0].astype(np.float64)
+        regression.two_loop_down(self.steps, self.changes, self.rho, order, self.alphas, q.reshape(-1))
+        newest = self.changes[order[-1]].reshape(gradient.shape)
+        both = self.preconditioner(np.stack([q, newest]))
+        of_newest = float(np.vdot(newest.astype(np.float64), both[1]))
+        r = both[0] * np.float32(1 / (self.rho[order[-1]] * of_newest))
+        regression.two_loop_up(self.steps, self.changes, self.rho, order, self.alphas, r.reshape(-1))
+        return size * r.astype(np.float64)
