@@ -1,1 +1,6 @@
-"""Inputs -> logits: networks in PyTorch (`softargmax.models.networks`, which imports torch)."""
+"""Inputs -> logits: softmax regression, and networks in PyTorch (`softargmax.models.networks`, which imports torch)."""
+
+from softargmax.models.softmax_regression import SoftmaxRegression
+from softargmax.models.softmax_regression_cv import SoftmaxRegressionCV
+
+__all__ = ["SoftmaxRegression", "SoftmaxRegressionCV"]

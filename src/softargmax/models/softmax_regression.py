@@ -1,0 +1,405 @@
+"""Softmax regression (multinomial logistic regression) as a scikit-learn classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from softargmax import ops
+from softargmax._checks import free_memory, not_masked, row_weights, warn
+from softargmax.solvers.softmax_regression import (
+    LARGEST_BLOCKS,
+    NotFiniteError,
+    SoftmaxRegressionFit,
+    fit_softmax_regression,
+)
+from softargmax.solvers.streaming_regression import StreamingRegression
+from softargmax.typing import Array, Float64Array, IntArray
+
+
+class LinearSoftmax(ClassifierMixin, BaseEstimator):
+    """What a fitted softmax regression says of new rows; `coef_`, `intercept_` and `classes_` are given."""
+
+    classes_: Array
+    coef_: Float64Array
+    intercept_: Float64Array
+    n_iter_: int
+    objective_: float
+    gap_: float
+    converged_: bool
+    tol: float
+
+    def decision_function(self, X: Any) -> Float64Array:
+        """Logits (n, K) in float64; for two classes, as scikit-learn has it, (n,): second minus first.
+
+        X : (n, d) dense or sparse. Raises ValueError: NaN or infinity, another number or other names of columns.
+        """
+        check_is_fitted(self)
+        X = features_of(self, X, reset=False)
+        raise_if_not_finite(self, X)
+        logits = np.asarray(X @ self.coef_.T, np.float64)
+        logits += self.intercept_
+        return logits[:, 0] if len(self.coef_) == 1 else logits
+
+    def predict_proba(self, X: Any) -> Float64Array:
+        """Probabilities (n, K) in the order of `classes_`."""
+        return ops.softmax(self._logits(X))
+
+    def predict_log_proba(self, X: Any) -> Float64Array:
+        """Their logs (n, K), in nats; finite where a probability is 0."""
+        return ops.log_softmax(self._logits(X))
+
+    def predict(self, X: Any) -> Array:
+        """The class (n,) of the largest logit, the first on ties."""
+        best = self._logits(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _keep(self, fit: SoftmaxRegressionFit) -> None:
+        self.coef_, self.intercept_ = fit.coef, fit.intercept
+        self.n_iter_, self.objective_ = fit.n_iter, fit.objective
+        self.gap_, self.converged_ = fit.gap, fit.converged
+        if not fit.converged:
+            warn(
+                f"the fit ended after {fit.n_iter} steps with a gap of {fit.gap:.3g}, {fit.gap / fit.objective:.1g} of "
+                f"the objective {fit.objective:.6g}, where tol = {self.tol:g} was wanted; raise max_iter or tol",
+                ConvergenceWarning,
+            )
+
+    def _logits(self, X: Any) -> Float64Array:
+        logits = self.decision_function(X)
+        return logits if logits.ndim == 2 else np.stack([np.zeros_like(logits), logits], axis=1)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class SoftmaxRegression(LinearSoftmax):
+    """Softmax regression with a certificate; `LogisticRegression`'s objective and names.
+
+    It minimises, over coefficients W (K, d) and intercepts b,
+
+        C * sum_i w_i * -log softmax(W x_i + b)[y_i] + ||W||^2 / 2
+
+    for two classes over one vector, the logit of the second. The penalty makes the minimum unique.
+
+    - `C`: the weight of the data against the penalty, above 0; `np.inf` for no penalty.
+    - `fit_intercept`: whether there are intercepts, which have no penalty.
+    - `class_weight`: None; "balanced" (every class as much weight in sum); or a weight for each class, as a dict.
+    - `tol`: the fit ends where the objective is certain to exceed its minimum by at most `tol` times itself. Unlike a
+      bound on the gradient this does not depend on the units of the features.
+    - `max_iter`: steps until it ends in any case, with a ConvergenceWarning that says how far it came.
+    - `warm_start`: begin at the coefficients of the fit before.
+
+    Fitted: `coef_` (K, d), or (1, d) for two classes, and `intercept_` (K,) or (1,), float64, which sum to 0 over more
+    than two classes; `classes_`; `n_features_in_`, `feature_names_in_` of a DataFrame; `n_iter_`; `objective_`;
+    `gap_`, which bounds objective_ - minimum, in the units of the objective; `converged_`: gap_ <= tol * objective_.
+    Without a penalty `gap_` is an estimate (half the square of Newton's decrement).
+
+    The bound is the gap between primal and dual, computed in float64 on the data as given: by strong convexity
+    ||gradient over W||^2 / 2 where the intercepts are the best for W (Boyd & Vandenberghe 2004, section 9.1.2).
+    The solver: centred features, L-BFGS with sampled blocks of the Hessian in float32, then Newton steps on gradients
+    in float64; sparse features stay sparse. docs/softmax-regression.md has formulas and measurements.
+
+    A constant column has the coefficient 0. Rows of weight 0 are as absent.
+
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = SoftmaxRegression().fit(X, y)
+    >>> model.predict_proba(X[:1]).round(3), model.gap_ <= 1e-6 * model.objective_
+    (array([[0.982, 0.018, 0.   ]]), True)
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        fit_intercept: bool = True,
+        class_weight: Any = None,
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        warm_start: bool = False,
+    ) -> None:
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to features X (n, d), dense or sparse, and labels y (n,), numbers or text. Returns self.
+
+        Raises ValueError: NaN or infinity (the row and the column are named), text, labels that are missing, one class
+        only, weights that are negative or all 0; without a penalty, classes that can be separated. Raises MemoryError
+        before it starts where it would need more memory than there is.
+        """
+        check_parameters(
+            C=self.C, fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter,
+            warm_start=self.warm_start,
+        )  # fmt: skip
+        rows = TrainingRows(self, X, y, sample_weight, self.class_weight)
+        if hasattr(self, "_stream"):
+            del self._stream
+        start = None
+        if self.warm_start and self._fits(rows):
+            start = self.coef_, self.intercept_
+        fit = rows.solved(
+            fit_softmax_regression, C=float(self.C), fit_intercept=bool(self.fit_intercept), tol=float(self.tol),
+            max_iter=int(self.max_iter), start=start,
+        )  # fmt: skip
+        self.classes_ = rows.classes
+        self._keep(fit)
+        return self
+
+    def _fits(self, rows: TrainingRows) -> bool:
+        """Whether the coefficients of the fit before are of the same classes and columns."""
+        return (
+            hasattr(self, "coef_")
+            and np.array_equal(self.classes_, rows.classes)
+            and self.coef_.shape[1] == rows.X.shape[1]
+        )
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from a batch of a stream, whose rows are forgotten; the penalty counts once, for all of them.
+
+        `classes` (K,) names all classes there will be, at the first batch (else those in it); other arguments as of
+        `fit`. Memory is bounded: K (d + 1)^2 numbers twice, up to 2^24 of them, else 2 K (d + 1). One pass comes within
+        about a percent of the NLL of the fit to all rows; shuffle rows that are in the order of their labels. `gap_`
+        and `objective_` are NaN and `converged_` is False: the rows that would tell are gone. After `fit` a stream
+        begins anew, with a warning: coefficients alone do not say how sure they are.
+
+        Source: `solvers.streaming_regression`. Raises ValueError: as `fit`; a label that is not in `classes`.
+        """
+        check_parameters(
+            C=self.C, fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter,
+            warm_start=self.warm_start,
+        )  # fmt: skip
+        if not np.isfinite(self.C):
+            raise ValueError("C must be finite for partial_fit: a batch alone may have no fit without a penalty")
+        if isinstance(self.class_weight, str):
+            raise ValueError(f"class_weight {self.class_weight!r} wants all rows at once; pass a dict of weights")
+        is_first = not hasattr(self, "_stream")
+        if is_first and hasattr(self, "coef_"):
+            warn("what fit has learned is forgotten: partial_fit begins a stream of its own", UserWarning)
+        labels = _labels(self, y)
+        X = features_of(self, X, reset=is_first)
+        raise_if_not_finite(self, X)
+        if X.shape[0] != len(labels):
+            raise ValueError(f"X and y must have as many rows; got {X.shape[0]} and {len(labels)}")
+        known = np.unique(labels if classes is None else np.asarray(classes)) if is_first else self.classes_
+        if not is_first and classes is not None and not np.array_equal(np.unique(classes), known):
+            raise ValueError(f"classes must be those of the first batch, {known.tolist()!r:.100}")
+        if len(known) < 2:
+            raise ValueError(f"classes must name two or more; got {known.tolist()!r:.100}; pass all there will be")
+        numbers = np.searchsorted(known, labels)
+        unknown = known[np.minimum(numbers, len(known) - 1)] != labels
+        if unknown.any():
+            row = int(np.argmax(unknown))
+            raise ValueError(
+                f"y holds {labels[row : row + 1].tolist()[0]!r} in row {row}, which is not in classes; name all classes at the first batch"
+            )
+        weights = np.ones(len(labels))
+        if sample_weight is not None:
+            weights = row_weights("sample_weight", np.asarray(sample_weight), labels.shape)
+        weights = weights * _class_weights(self.class_weight, known, numbers, weights)[numbers]
+        counted = weights > 0
+        if is_first:
+            self.classes_ = known
+            self._stream = StreamingRegression(
+                X.shape[1], len(known), C=float(self.C), fit_intercept=bool(self.fit_intercept)
+            )
+        self._stream.update(X[counted], numbers[counted].astype(np.int64), weights[counted])
+        theta = self._stream.theta
+        self.coef_, self.intercept_ = theta[:, :-1].copy(), theta[:, -1].copy()
+        self.n_iter_ = 1
+        self.objective_ = self.gap_ = np.nan
+        self.converged_ = False
+        return self
+
+
+class TrainingRows:
+    """Features, labels and weights as the solver takes them: rows of weight 0 left out, every class there.
+
+    X : (n, d) float32 or float64, C-contiguous or CSR without duplicates. labels : (n,) numbers of `classes`.
+    given, kept : all labels as they came, and which rows of theirs are left.
+    """
+
+    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, class_weight: Any) -> None:
+        self.estimator = estimator
+        given = _labels(estimator, y)
+        X = features_of(estimator, X, reset=True)
+        if X.shape[0] != len(given):
+            raise ValueError(f"X and y must have as many rows; got {X.shape[0]} and {len(given)}")
+        weights = np.ones(len(given))
+        if sample_weight is not None:
+            weights = row_weights("sample_weight", np.asarray(sample_weight), given.shape)
+            if not weights.any():
+                raise ValueError("sample_weight must not be zero for every row")
+        counted_before, all_given = weights > 0, given
+        if not counted_before.all():
+            counted = counted_before
+            X, given, weights = X[counted], given[counted], weights[counted]
+        self.classes, labels = np.unique(given, return_inverse=True)
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"softmax regression needs rows of two classes or more; got one class: {given[:1].tolist()[0]!r}"
+            )
+        weights = weights * _class_weights(class_weight, self.classes, labels, weights)[labels]
+        counted = weights > 0  # a class may weigh nothing
+        if not counted.all():
+            raise ValueError(
+                f"class_weight is 0 for class {given[~counted].tolist()[0]!r}; leave its rows out, it would have no intercept"
+            )
+        self.given, self.kept = all_given, np.flatnonzero(counted_before)
+        self.X: Any = X
+        self.labels: IntArray = labels.astype(np.int64)
+        self.weights: Float64Array = weights
+        _raise_if_too_large(X, len(self.classes))
+
+    def solved(self, solver: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What a solver makes of the rows; entries that it cannot take are named as they were given."""
+        try:
+            return solver(self.X, self.labels, self.weights, len(self.classes), *arguments, **options)
+        except NotFiniteError as error:
+            sentence = not_finite(self.estimator, int(self.kept[error.row]), error.column, error.value)
+            raise ValueError(sentence) from None
+
+
+def _raise_if_too_large(X: Any, n_classes: int) -> None:
+    """Raise MemoryError where a fit would need more than is free: a copy of X in float32, logits twice, inverses."""
+    (n, d), width = X.shape, 1 if n_classes == 2 else n_classes
+    if scipy.sparse.issparse(X):
+        wanted = 4 * X.nnz + 8 * n * width + 40 * (d + 1) * width
+    else:
+        blocks = width * (d + 1) ** 2
+        wanted = 4 * n * d + 8 * n * width + (4 * blocks if blocks <= LARGEST_BLOCKS else 0) + 300 * (d + 1) * width
+    free = free_memory()
+    if free is not None and wanted > free:
+        raise MemoryError(
+            f"a fit to X of shape {X.shape} with {n_classes} classes needs {wanted / 1e9:.1f} GB beside X, and "
+            f"{free / 1e9:.1f} GB are free; use fewer rows or columns, or partial_fit on batches"
+        )
+
+
+def features_of(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """(n, d) float32 or float64, C-contiguous or CSR without duplicates; NaN is looked for later."""
+    not_masked("X", X)
+    try:
+        X = validate_data(
+            estimator, X, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", ensure_all_finite=False,
+            reset=reset,
+        )  # fmt: skip
+    except ValueError as error:
+        if "could not convert" in str(error) and (sentence := _first_text(X)):
+            raise ValueError(sentence) from None
+        raise
+    if scipy.sparse.issparse(X) and not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def raise_if_not_finite(estimator: Any, X: Any) -> None:
+    """Raise ValueError naming the first row and column of an entry that is not finite."""
+    entries = X.data if scipy.sparse.issparse(X) else X
+    with np.errstate(all="ignore"):
+        if np.isfinite(entries.sum(dtype=np.float64)):
+            return
+    bad = ~np.isfinite(entries)
+    if not bad.any():
+        return
+    if scipy.sparse.issparse(X):
+        entry = int(np.argmax(bad))
+        row, column = int(np.searchsorted(X.indptr, entry, side="right")) - 1, int(X.indices[entry])
+        value = float(entries[entry])
+    else:
+        row, column = (int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+        value = float(entries[row, column])
+    raise ValueError(not_finite(estimator, row, column, value))
+
+
+def not_finite(estimator: Any, row: int, column: int, value: float) -> str:
+    """A sentence for an entry that no fit can take."""
+    names = getattr(estimator, "feature_names_in_", None)
+    place = f"row {row}, column {column if names is None else repr(str(names[column]))}"
+    if np.isfinite(value):
+        return f"X must hold numbers up to 1e100; {place} holds {value:g}; divide the column by its largest entry"
+    what = "NaN" if np.isnan(value) else "infinity"
+    return f"X must be finite; {place} holds {what}; drop such rows, or fill them"
+
+
+def check_parameters(*, C: Any, fit_intercept: Any, tol: Any, max_iter: Any, warm_start: Any = False) -> None:
+    """Raise ValueError naming the first parameter that is none."""
+    for name, value in (("fit_intercept", fit_intercept), ("warm_start", warm_start)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False; got {value!r}")
+    if not _is_number(C) or not C > 0:
+        raise ValueError(f"C must be a number above 0, numpy.inf for no penalty; got {C!r}")
+    if not _is_number(tol) or not 0 <= tol < 1:
+        raise ValueError(f"tol must be a number from 0 to below 1; got {tol!r}")
+    if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
+        raise ValueError(f"max_iter must be an integer of at least 1; got {max_iter!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _labels(estimator: Any, y: Any) -> Array:
+    if y is None:
+        raise ValueError(
+            f"requires y to be passed, but the target y is None; {type(estimator).__name__} needs a label a row"
+        )
+    labels = column_or_1d(y, warn=True)
+    missing = np.array([value is None or value != value for value in labels]) if labels.dtype.kind in "fO" else None
+    if missing is not None and missing.any():
+        raise ValueError(
+            f"y has no label in row {int(np.argmax(missing))} ({int(missing.sum())} in all); drop those rows"
+        )
+    check_classification_targets(labels)
+    return labels
+
+
+def _class_weights(class_weight: Any, classes: Array, labels: IntArray, weights: Float64Array) -> Float64Array:
+    if class_weight is None:
+        return np.ones(len(classes))
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f"class_weight must be None, 'balanced' or a dict of weights; got {class_weight!r}")
+        in_class = np.bincount(labels, weights)
+        return weights.sum() / (len(classes) * in_class)
+    if not isinstance(class_weight, dict):
+        raise ValueError(f"class_weight must be None, 'balanced' or a dict of weights; got {class_weight!r}")
+    known = classes.tolist()
+    unknown = [label for label in class_weight if label not in known]
+    if unknown:
+        raise ValueError(f"class_weight has a weight for {unknown[0]!r}, which is no label of y")
+    each = np.array([class_weight.get(label, 1.0) for label in known], np.float64)
+    wrong = ~(np.isfinite(each) & (each >= 0))
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise ValueError(f"class_weight must be finite and not negative; got {each[k]} for class {known[k]!r}")
+    return each
+
+
+def _first_text(X: Any) -> str:
+    """A sentence that names the first entry that is no number."""
+    names = list(getattr(X, "column_names", getattr(X, "columns", []))) or None  # of pyarrow, of the others
+    table = np.asarray(X, dtype=object)
+    for j in range(table.shape[1] if table.ndim == 2 else 0):
+        for i, value in enumerate(table[:, j]):
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                column = f"column {names[j]!r}" if names else f"column {j}"
+                shown = " ".join(repr(value).split())
+                return f"X must be numbers; {column} holds {shown:.60} in row {i}; encode it, or leave it out"
+    return ""
