@@ -87,54 +87,71 @@ def curvature_of_tiles(data, indices, indptr, table, base, weights, z, start, st
 
 
 @kernel
-def logits_of_rows(data, indices, indptr, table, base, z, start, stop):
-    """Logits of rows start to stop - 1 into z (stop - start, M), of any width."""
+def logits_of_rows(data, indices, indptr, table, base, z, start, stop, classes):
+    """Logits of rows start to stop - 1 into z (stop - start, M); `classes` None for any width."""
     one, M = table.dtype.type(0), len(base)
     flat = z.reshape(z.size)
     for i in range(start, stop):
-        for k in range(0, M, LANES):
-            m = min(LANES, M - k)
-            total = load_part(one, base, k, m, 0.0)
-            for q in range(indptr[i], indptr[i + 1]):
-                total = multiply_add(splat(one, data[q]), load_part(one, table, indices[q] * M + k, m, 0.0), total)
-            store_part(flat, (i - start) * M + k, m, total)
+        if classes is None:
+            for k in range(0, M, LANES):
+                m = min(LANES, M - k)
+                total = load_part(one, base, k, m, 0.0)
+                for q in range(indptr[i], indptr[i + 1]):
+                    total = multiply_add(splat(one, data[q]), load_part(one, table, indices[q] * M + k, m, 0.0), total)
+                store_part(flat, (i - start) * M + k, m, total)
+        else:
+            sum_of_rows(one, data, indices, indptr[i], indptr[i + 1], table, base, flat, (i - start) * M, classes)
 
 
 @kernel
-def add_rows(data, indices, indptr, r, out, start, stop):
-    """Add X'r of rows start to stop - 1 to the table `out`; r (stop - start, M), of any width."""
+def add_rows(data, indices, indptr, r, out, start, stop, classes):
+    """Add X'r of rows start to stop - 1 to the table `out`; r (stop - start, M); `classes` None for any width."""
     M = r.shape[1]
     one = r.dtype.type(0)
     flat = r.reshape(r.size)
     for i in range(start, stop):
         a = (i - start) * M
-        for q in range(indptr[i], indptr[i + 1]):
-            factor, place = splat(one, data[q]), indices[q] * M
-            for k in range(0, M, LANES):
-                m = min(LANES, M - k)
-                added = multiply_add(
-                    factor, load_part(one, flat, a + k, m, 0.0), load_part(one, out, place + k, m, 0.0)
-                )
-                store_part(out, place + k, m, added)
+        if classes is None:
+            for q in range(indptr[i], indptr[i + 1]):
+                factor, place = splat(one, data[q]), indices[q] * M
+                for k in range(0, M, LANES):
+                    m = min(LANES, M - k)
+                    there = load_part(one, out, place + k, m, 0.0)
+                    store_part(out, place + k, m, multiply_add(factor, load_part(one, flat, a + k, m, 0.0), there))
+        else:
+            add_to_rows(one, data, indices, indptr[i], indptr[i + 1], flat, a, out, classes)
+
+
+@inline
+def width_of(total, classes):
+    """M, a constant where it is that of a tuple."""
+    return len(total) if classes is None else len(classes)
 
 
 @kernel
-def finish_columns(parts, total, mean, factor, ridge, theta, out, start, stop):
+def finish_diagonal(squares, sums, mean, factor, ridge, out, start, stop, classes):
+    """factor^2 (sum of h x^2 - mean^2 sums) + ridge of columns start to stop - 1; h and the mean as if unrelated."""
+    M = width_of(sums, classes)
+    for j in range(start, stop):
+        for k in range(M):
+            i = j * M + k
+            about_mean = squares[i] - mean[j] * mean[j] * sums[k]
+            least = squares[i] * squares.dtype.type(0.01)
+            out[i] = factor[j] * factor[j] * (about_mean if about_mean > least else least) + ridge[j]
+
+
+@kernel
+def finish_columns(parts, total, mean, factor, ridge, theta, out, start, stop, classes):
     """factor (sum of parts - mean total) + ridge theta, of columns start to stop - 1; parts (A, d M), theta (d, M).
 
-    All of one float type, so that LLVM makes vectors of it.
+    All of one float type and, unless `classes` is None, of a width that is known, so that LLVM makes vectors of it.
     """
-    M = len(total)
+    M = width_of(total, classes)
     first = parts[0]
     for a in range(1, len(parts)):
         more = parts[a]
         for i in range(start * M, stop * M):
             first[i] += more[i]
-    if M == 1:
-        of_all = total[0]
-        for j in range(start, stop):
-            out[j] = factor[j] * (first[j] - mean[j] * of_all) + ridge[j] * theta[j]
-        return
     for j in range(start, stop):
         for k in range(M):
             i = j * M + k

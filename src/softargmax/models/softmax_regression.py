@@ -204,7 +204,8 @@ class SoftmaxRegression(LinearSoftmax):
         if unknown.any():
             row = int(np.argmax(unknown))
             raise ValueError(
-                f"y holds {labels[row : row + 1].tolist()[0]!r} in row {row}, which is not in classes; name all classes at the first batch"
+                f"y holds {labels[row : row + 1].tolist()[0]!r} in row {row}, which is not in classes; name all "
+                "of them at the first batch"
             )
         weights = np.ones(len(labels))
         if sample_weight is not None:
@@ -255,9 +256,7 @@ class TrainingRows:
         weights = weights * _class_weights(class_weight, self.classes, labels, weights)[labels]
         counted = weights > 0  # a class may weigh nothing
         if not counted.all():
-            raise ValueError(
-                f"class_weight is 0 for class {given[~counted].tolist()[0]!r}; leave its rows out, it would have no intercept"
-            )
+            raise ValueError(f"class_weight is 0 for class {given[~counted].tolist()[0]!r}; leave its rows out")
         self.given, self.kept = all_given, np.flatnonzero(counted_before)
         self.X: Any = X
         self.labels: IntArray = labels.astype(np.int64)

@@ -32,6 +32,7 @@ _LARGEST_BLOCK = 2048  # features; of more even one matrix is dear
 LARGEST_BLOCKS = 1 << 28  # numbers of all of them
 _RANK = 1024
 _ZERO = 1e-12  # added where nothing holds a parameter
+_MOST_UNROLLED = 128  # columns of logits
 _ROWS_IN_CACHE = 64
 _CHUNK_NOW = 1 << 17  # elements, from which on a chunk is one table
 _MOST_PARAMETERS = 1024  # whose Hessian is a matrix
@@ -588,11 +589,18 @@ class _Sparse(Problem):
     ) -> None:
         self.indices, self.indptr = x.indices, x.indptr.astype(np.int64)
         super().__init__(x, labels, weights, width, C, fit_intercept)
-        self.dtype = np.dtype(np.float32 if self.is_tame else np.float64)
         self.data = x.data.astype(self.dtype, copy=False)
+        # kernels are made for each width up to one, where a row of coefficients is in registers
+        self.classes = (0,) * width if width <= _MOST_UNROLLED else None
         # tables that chunks of rows add to: few where the rows have few entries for each of their columns
         entries = len(self.data) // max(1, self.d)
-        self.n_parts = 1 if self.n * self._work_of_row < _WORK else min(16, max(2, entries // 8))
+        self.n_parts = 1 if self.n * self._work_of_row < _WORK else min(8, max(2, entries // 24))
+        self.parts = np.empty((self.n_parts, self.d * width), self.dtype)
+
+    def _set(self, weights: Float64Array, C: float) -> None:
+        super()._set(weights, C)
+        self.dtype = np.dtype(np.float32 if self.is_tame else np.float64)
+        self.columns = [part.astype(self.dtype) for part in (self.mean, self.factor / self.n, self.ridge)]
 
     def _flat(self, theta: Any) -> Any:
         return theta.T
@@ -645,10 +653,11 @@ class _Sparse(Problem):
         from softargmax.kernels import sparse_regression
 
         cast = np.ascontiguousarray(theta, self.dtype)
-        mean, *columns = (part.astype(self.dtype) for part in (self.mean, self.factor / self.n, self.ridge))
+        mean, *columns = self.columns
         table = cast[:-1] if self.is_plain else (theta[:-1] * self.factor[:, None]).astype(self.dtype)
         base = cast[-1] - mean @ table
-        parts = np.zeros((self.n_parts, table.size), self.dtype)
+        parts = self.parts
+        parts.fill(0)
         totals = np.zeros((self.n_parts, self.width))
         run = self._curvature if product else self._gradient
         size = -(-self._n_units // self.n_parts)
@@ -665,7 +674,15 @@ class _Sparse(Problem):
 
         def finish(start: int, stop: int) -> None:
             sparse_regression.finish_columns(
-                parts, total.astype(self.dtype), mean, *columns, cast.reshape(-1), out.reshape(-1), start, stop
+                parts,
+                total.astype(self.dtype),
+                mean,
+                *columns,
+                cast.reshape(-1),
+                out.reshape(-1),
+                start,
+                stop,
+                self.classes,
             )
 
         in_chunks(finish, self.d, 4 * self.width)
@@ -707,11 +724,17 @@ class _Sparse(Problem):
         from softargmax.kernels import sparse_regression
 
         h, sums = self.logits.spread_in_rows()
-        diagonal = np.zeros((self.d + 1, self.width), self.dtype)
-        squares = np.square(self.data)
-        sparse_regression.add_rows(squares, self.indices, self.indptr, h, diagonal.reshape(-1), 0, self.n)
-        about_mean = np.maximum(diagonal[:-1] - (self.mean**2)[:, None] * sums, 0.01 * diagonal[:-1])
-        diagonal[:-1] = (self.factor**2)[:, None] * about_mean / self.n + self.ridge[:, None]
+        squares, diagonal = np.zeros(self.d * self.width, self.dtype), np.empty((self.d + 1, self.width), self.dtype)
+        sparse_regression.add_rows(np.square(self.data), self.indices, self.indptr, h, squares, 0, self.n, self.classes)
+        mean, _, ridge = self.columns
+        factor = (self.factor / self.n**0.5).astype(self.dtype)
+
+        def finish(start: int, stop: int) -> None:
+            sparse_regression.finish_diagonal(
+                squares, sums.astype(self.dtype), mean, factor, ridge, diagonal.reshape(-1), start, stop, self.classes
+            )
+
+        in_chunks(finish, self.d, 4 * self.width)
         diagonal[-1] = sums / self.n if self.fit_intercept else 1.0
         diagonal[diagonal <= 0] = 1.0  # nothing depends on it
         return Diagonal(diagonal)
@@ -762,9 +785,9 @@ class _SparseRows(_Sparse):
         for a in range(start, stop, _ROWS_IN_CACHE):
             b = min(stop, a + _ROWS_IN_CACHE)
             z, r = self.logits.there[a:b], np.empty((b - a, self.width), self.dtype)
-            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, z, a, b)
+            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, z, a, b, self.classes)
             loss += regression.residuals_of_rows(z, self.labels[a:b], self.weights[a:b], r)
-            sparse_regression.add_rows(self.data, self.indices, self.indptr, r, out, a, b)
+            sparse_regression.add_rows(self.data, self.indices, self.indptr, r, out, a, b, self.classes)
             total += r.sum(axis=0, dtype=np.float64)
         return loss
 
@@ -774,9 +797,9 @@ class _SparseRows(_Sparse):
         for a in range(start, stop, _ROWS_IN_CACHE):
             b = min(stop, a + _ROWS_IN_CACHE)
             v = np.empty((b - a, self.width), self.dtype)
-            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, v, a, b)
+            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, v, a, b, self.classes)
             regression.curvatures_of_rows(self.logits.here[a:b], self.weights[a:b], v)
-            sparse_regression.add_rows(self.data, self.indices, self.indptr, v, out, a, b)
+            sparse_regression.add_rows(self.data, self.indices, self.indptr, v, out, a, b, self.classes)
             total += v.sum(axis=0, dtype=np.float64)
         return 0.0
 
