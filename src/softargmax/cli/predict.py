@@ -1,4 +1,4 @@
-"""softargmax predict: a run and pictures of one's own -> calibrated probabilities, and the picture beside its bars."""
+"""softargmax predict: a run, and pictures or a table of one's own -> calibrated probabilities of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="A folder of softargmax train.")],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", show_default=False, help="PNG or JPEG files, or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            show_default=False,
+            help="PNG or JPEG files, or folders of them; of a run on a table, a table.",
+        ),
     ],
     top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="How many classes to name.")] = 3,
     plot: Annotated[
@@ -26,15 +31,21 @@ def predict(
         bool, typer.Option("--invert", metavar="", help="Dark becomes bright: for ink on paper, when trained on black.")
     ] = False,
 ) -> None:
-    """Say what is on pictures: the classes with the highest calibrated probabilities."""
+    """Say what is on pictures, or of which class rows are: the classes with the highest calibrated probabilities."""
+    from softargmax.cli._predict_table import is_table_run, predict_rows
     from softargmax.cli.train import need_torch
     from softargmax.data import pictures_in, read_picture
     from softargmax.data.pictures import fitted
     from softargmax.training import read_run
 
-    need_torch()
     if top_k < 1:
         raise ValueError(f"--top-k must be 1 or more; got {top_k}")
+    if is_table_run(run):
+        if option := "--plot" if plot else "--invert" if invert else "":
+            raise ValueError(f"{option} goes with pictures, and {run} is a run on a table; leave it out")
+        predict_rows(run, files, top_k)
+        return
+    need_torch()
     found = read_run(run)
     pictures = [read_picture(file) for file in pictures_in(files)]
     for picture in pictures:
@@ -83,10 +94,10 @@ def _print(run: Run, name: str, log_p: Float64Array, top_k: int) -> None:
     width = max(len(run.class_names[k]) for k in order)
     print(name)
     for k in order:
-        print(f"  {run.class_names[k]:{width}}  {_percent(float(np.exp(log_p[k])))}")
+        print(f"  {run.class_names[k]:{width}}  {percent(float(np.exp(log_p[k])))}")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """Never 100% of what is not certain, and never 0%."""
     if share < 0.001:
         return "<0.1%"

@@ -67,10 +67,25 @@ def report(
 
 def _of_runs(folders: list[Path], output: Path, calibrator: Path | None, method: str | None) -> None:
     from softargmax._files import write_whole
-    from softargmax.report.runs import runs_page
-    from softargmax.training import read_run
 
     if option := "--calibrator" if calibrator else "--method" if method else "":
         raise ValueError(f"{folders[0]} is a run, which has its own calibrator: leave out {option}")
-    write_whole(output, runs_page([read_run(folder) for folder in folders]).encode())
+    write_whole(output, _page(folders).encode())
     print(f"wrote {output}; open it in a browser: {output.resolve().as_uri()}")
+
+
+def _page(folders: list[Path]) -> str:
+    from softargmax.training import read_run
+    from softargmax.training.run import run_kind
+
+    tables = [folder for folder in folders if run_kind(folder) == "table"]
+    if not tables:
+        from softargmax.report import runs_page
+
+        return runs_page([read_run(folder) for folder in folders])
+    if len(folders) > 1:
+        raise ValueError(f"--beside compares two runs on images; {tables[0]} is a run on a table: leave out --beside")
+    from softargmax.report import table_page
+    from softargmax.training.table import read_table_run
+
+    return table_page(read_table_run(tables[0]))

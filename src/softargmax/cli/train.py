@@ -1,4 +1,4 @@
-"""softargmax train: a name of images -> a run folder with a trained, calibrated, measured network."""
+"""softargmax train: a name of images or a table -> a run folder with a trained, calibrated, measured model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,40 @@ if TYPE_CHECKING:
 FIGURES = "figures"  # of a run, in its folder
 
 
+OF_IMAGES = (
+    "model", "pooling", "epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "label_smoothing",
+    "dropout", "data_dir", "resume",
+)  # fmt: skip
+OF_TABLES = ("target", "text", "c")
+
+
 def train(
+    context: typer.Context,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", show_default=False, help="fashion-mnist-mini, fashion-mnist or mnist.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            show_default=False,
+            help="Images: fashion-mnist-mini, fashion-mnist or mnist. Or a table: .csv, .tsv, .parquet or .npz.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The folder to make.")],
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="COL", show_default=False, help="Of a table: the column to predict."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", metavar="COL", show_default=False, help="Of a table: a column of text. May be repeated."
+        ),
+    ] = None,
+    c: Annotated[
+        float | None,
+        typer.Option(
+            "--C", metavar="X", show_default="by cross-validation", help="Of a table: inverse strength of the penalty."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="cnn or mlp.")] = "cnn",
     pooling: Annotated[
         str | None, typer.Option(metavar="max|none", show_default=False, help="Of the cnn; max unless told otherwise.")
@@ -32,17 +61,29 @@ def train(
     weight_decay: Annotated[float, typer.Option(metavar="X", help="Pull of the weights towards 0.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(metavar="X", help="Share of the target spread over classes.")] = 0.0,
     dropout: Annotated[float, typer.Option(metavar="X", help="Share of units left out in training.")] = 0.3,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and dropout; of the split.")] = 0,
     data_dir: Annotated[
         Path | None,
         typer.Option("--data-dir", metavar="FOLDER", show_default=False, help="Where the files of DATA are."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on with a run that was stopped.")] = False,
 ) -> None:
-    """Train a network on images, calibrate it, measure it; RUN holds everything.
+    """Train a network on images or softmax regression on a table, calibrate, measure; RUN holds everything.
 
-    Ctrl-C ends the training early: RUN can be used, and gone on with by --resume.
+    Ctrl-C ends the training of a network early: RUN can be used, and gone on with by --resume.
     """
+    from softargmax.data import IMAGE_DATA
+    from softargmax.data.columns import TABLE_FILES
+
+    given = {name for name in context.params if _is_said(context, name)}
+    is_table = Path(data).suffix.lower() in TABLE_FILES or ("target" in given and data not in IMAGE_DATA)
+    if strange := [name for name in (OF_IMAGES if is_table else OF_TABLES) if name in given]:
+        option = {"c": "--C"}.get(strange[0], f"--{strange[0].replace('_', '-')}")
+        kinds = ("images", "a table") if is_table else ("a table", "images")
+        raise ValueError(f"{option} goes with {kinds[0]}, and {data} is {kinds[1]}; leave it out")
+    if is_table:
+        _train_on_table(data, output, target, tuple(text or ()), c, seed)
+        return
     from softargmax.cli import _show
     from softargmax.report import run_story
 
@@ -63,6 +104,27 @@ def train(
         where = f"epoch {len(run.history) + 1} of {epochs}"
         print(f"softargmax: interrupted in {where}; go on by --resume", file=sys.stderr)
         raise typer.Exit(130)
+
+
+def _is_said(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _train_on_table(
+    data: str, output: Path, target: str | None, text: tuple[str, ...], C: float | None, seed: int
+) -> None:
+    from softargmax.cli._train_table import train_on_table
+    from softargmax.data._arrays import listed
+    from softargmax.data.columns import LABELS, read_columns
+    from softargmax.training.table import TableSettings
+
+    if target is None and Path(data).suffix.lower() == ".npz":
+        target = LABELS
+    if target is None:
+        names = list(read_columns(data).columns)
+        raise ValueError(f"{data}: say with --target COL which column is to be predicted; it has {listed(names)}")
+    train_on_table(output, TableSettings(data, target, text, C, seed))
 
 
 def need_torch() -> None:

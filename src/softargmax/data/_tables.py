@@ -13,27 +13,31 @@ from typing import Any, Literal
 import numpy as np
 
 from softargmax.data._arrays import did_you_mean, listed
-from softargmax.typing import Array
+from softargmax.typing import Array, IntArray
 
+SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 NO_CLASS = ("label", "labels", "id", "idx", "index", "row", "pred", "prediction", "predicted", "target")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE)
 
 
-def header(file: Path, content: bytes) -> list[str]:
-    """The column names on line 1."""
+def header(
+    file: Path, content: bytes, separator: str = ",", wanted: str = "`label`, then one column per class"
+) -> list[str]:
+    """The column names on line 1; `wanted` says which ones, where there are none."""
     first = content.split(b"\n", 1)[0].splitlines()
     try:
         line = first[0].decode("utf-8-sig") if first else ""
     except UnicodeDecodeError:
         raise ValueError(f"{file}, line 1: it is not UTF-8 text; save the table as CSV in UTF-8") from None
-    names = [name.strip() for name in next(csv.reader([line]), [])]
+    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
     if not any(names):
-        raise ValueError(f"{file}, line 1: it is blank; wanted a header: `label`, then one column per class")
-    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
-        if len(names) == 1 and mark in line:
+        raise ValueError(f"{file}, line 1: it is blank; wanted a header: {wanted}")
+    for mark in SEPARATORS:
+        if len(names) == 1 and mark in line and mark != separator:
+            point = ", and write numbers with a decimal point" if separator == "," else ", or name the file .csv"
             raise ValueError(
-                f"{file}, line 1: the columns are separated by {word}; separate them by commas, "
-                "and write numbers with a decimal point"
+                f"{file}, line 1: the columns are separated by {SEPARATORS[mark]}; "
+                f"separate them by {SEPARATORS[separator]}{point}"
             )
     if "" in names:
         raise ValueError(f"{file}, line 1: column {names.index('') + 1} has no name; every column needs one")
@@ -81,6 +85,59 @@ def columns(file: Path, content: bytes, names: list[str], wanted: dict[str, type
     return {name: column.to_numpy() for name, column in zip(wanted, table.columns, strict=True)}
 
 
+def texts(file: Path, content: bytes, names: list[str], separator: str) -> tuple[list[Any], IntArray]:
+    """Every column as a pyarrow array of text, each cell as it stands there; and the line on which each row begins.
+
+    Tab-separated lines that all have the header's number of tabs are taken at their word: there a quotation mark that
+    opens a cell and never closes it is a mark of the text.
+    """
+    pyarrow, _ = arrow_for("csv")
+    types = {name: pyarrow.string() for name in names}
+    options: dict[str, Any] = {"delimiter": separator, "newlines_in_values": True}
+    plain = separator == "\t" and all(line.count(b"\t") == len(names) - 1 for line in content.splitlines())
+    if plain:
+        options["quote_char"] = False
+    try:
+        table = _parse(file, content, names, types, **options)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(_unreadable(file, content, error)) from None
+    columns = [column.combine_chunks() for column in table.columns]
+    return [_unquoted(column) for column in columns] if plain else columns, _lines(table)
+
+
+def _unquoted(column: Any) -> Any:
+    """Cells that are quoted throughout, as programs write those with quotation marks inside, without the marks."""
+    from pyarrow import compute
+
+    quoted = compute.match_substring_regex(column, r'^"([^"]|"")*"$')
+    inner = compute.replace_substring(compute.utf8_slice_codeunits(column, 1, -1), '""', '"')
+    return compute.if_else(quoted, inner, column)
+
+
+def _lines(table: Any) -> IntArray:
+    breaks = _breaks(table)
+    return 2 + np.arange(len(breaks)) + np.cumsum(breaks) - breaks
+
+
+def _breaks(table: Any) -> IntArray:
+    """Line breaks inside the cells of each row."""
+    from pyarrow import compute
+
+    breaks = np.zeros(len(table), np.int64)
+    for column in table.columns:
+        breaks += compute.count_substring(column, "\n").to_numpy()
+    return breaks
+
+
+def _unreadable(file: Path, content: bytes, error: Exception) -> str:
+    try:
+        content.decode()
+    except UnicodeDecodeError as found:
+        line = content.count(b"\n", 0, found.start) + 1
+        return f"{file}, line {line}: it is not UTF-8 text; save the table in UTF-8"
+    return f"{file}: it cannot be read as a table: {error}"
+
+
 def arrow_for(kind: Literal["csv", "parquet"]) -> tuple[Any, Any]:
     """pyarrow, and its part for files of this kind."""
     try:
@@ -89,8 +146,8 @@ def arrow_for(kind: Literal["csv", "parquet"]) -> tuple[Any, Any]:
         raise ModuleNotFoundError(f'.{kind} files need the app extra: pip install "softargmax[app]"') from None
 
 
-def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any]) -> Any:
-    pyarrow, arrow = arrow_for("csv")
+def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any], **options: Any) -> Any:
+    pyarrow, _ = arrow_for("csv")
     ragged: list[Any] = []
 
     def note(row: Any) -> str:
@@ -98,21 +155,28 @@ def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any]) 
         return "error"
 
     try:
-        return arrow.read_csv(
-            pyarrow.BufferReader(content),
-            # one thread: only then are rows counted, and errors the same each time; a row must fit into a block
-            read_options=arrow.ReadOptions(use_threads=False, block_size=1 << 26, column_names=names, skip_rows=1),
-            parse_options=arrow.ParseOptions(invalid_row_handler=note, ignore_empty_lines=False),
-            convert_options=arrow.ConvertOptions(
-                column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
-            ),
-        )
+        return _read(content, names, types, note, options)
     except pyarrow.ArrowInvalid:
         if not ragged:
             raise
     row = ragged[0]
-    raise ValueError(
-        f"{file}, line {row.number}: it has {row.actual_columns} cells; the header has {row.expected_columns} columns"
+    as_text = dict.fromkeys(names, pyarrow.string())
+    before = _read(content, names, as_text, lambda row: "skip", options)[: row.number - 2]  # rows, of a line or more
+    line = row.number + sum(_breaks(before).tolist())
+    columns = f"{row.expected_columns} columns{' (is a quote left open?)' if chr(10) in row.text else ''}"
+    raise ValueError(f"{file}, line {line}: it has {row.actual_columns} cells; the header has {columns}")
+
+
+def _read(content: bytes, names: list[str], types: dict[str, Any], ragged: Any, options: dict[str, Any]) -> Any:
+    pyarrow, arrow = arrow_for("csv")
+    return arrow.read_csv(
+        pyarrow.BufferReader(content),
+        # one thread: only then are rows counted, and errors the same each time; a row must fit into a block
+        read_options=arrow.ReadOptions(use_threads=False, block_size=1 << 26, column_names=names, skip_rows=1),
+        parse_options=arrow.ParseOptions(invalid_row_handler=ragged, ignore_empty_lines=False, **options),
+        convert_options=arrow.ConvertOptions(
+            column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
+        ),
     )
 
 
@@ -134,7 +198,7 @@ def _first_bad_cell(file: Path, content: bytes, names: list[str], numbers: set[s
         for name, cell in compress(zip(names, row, strict=True), is_number):
             if not _NUMBER.fullmatch(cell):
                 return ValueError(
-                    f"{file}, line {index + 2}, column `{name}`: got {_shown(cell)}; wanted a number "
+                    f"{file}, line {index + 2}, column `{name}`: got {shown(cell)}; wanted a number "
                     "(every column after the labels is a class)"
                 )
     return ValueError(f"{file}: it cannot be read as CSV: {error}")
@@ -157,14 +221,14 @@ def labels(text: Iterable[str], class_names: Sequence[str], where: Any) -> Array
         else:
             index, other = named.index(False), numeric.index(False)
             problem = (
-                f"and {_shown(cells[other])} in another row: integers and class names are mixed; "
+                f"and {shown(cells[other])} in another row: integers and class names are mixed; "
                 "write one or the other throughout"
             )
-        raise ValueError(f"{where(index)}: got {_shown(cells[index])}{';' if any(neither) else ','} {problem}")
+        raise ValueError(f"{where(index)}: got {shown(cells[index])}{';' if any(neither) else ','} {problem}")
     return np.array([position[cell] for cell in cells], dtype=np.int64)
 
 
-def _shown(cell: str) -> str:
+def shown(cell: str) -> str:
     if not cell.strip():
         return "an empty cell"
     text = repr(cell)[1:-1]  # one line, whatever is in it

@@ -41,6 +41,7 @@ INDEX, WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES = (
 )  # fmt: skip
 FILES = (WEIGHTS, CALIBRATOR, TEST, METRICS, EXAMPLES)
 CHECKPOINTS = "checkpoints"
+KINDS = ("images", "table")
 STATUSES = ("training", "interrupted", "complete")
 KEYS = (
     "status", "softargmax", "torch", "settings", "data_sha256", "n_calibration", "n_parameters", "inputs",
@@ -159,8 +160,30 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     return run
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """`run.json`, every field of it checked to be one that this release reads."""
+def run_kind(folder: str | os.PathLike[str]) -> str:
+    """What a run was trained on: "images" or "table". Raises ValueError for a folder that is no run."""
+    return _document(Path(folder))[0]
+
+
+def read_index(folder: Path, kind: str = "images") -> dict[str, Any]:
+    """`run.json`; of images every field of it checked to be one that this release reads.
+
+    Raises ValueError for a run of another kind.
+    """
+    found, document = _document(folder)
+    if found != kind:
+        on = {"images": "images", "table": "a table"}
+        raise ValueError(f"{folder} is a run on {on[found]}; wanted one on {on[kind]}")
+    if kind == "images":
+        try:
+            _check_index(document)
+        except ValueError as error:
+            raise ValueError(f"{folder / INDEX} cannot be read: {error}") from None
+    return document
+
+
+def _document(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of a run, and its `run.json`: a format and version that this release reads."""
     file = folder / INDEX
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; softargmax train writes one with -o {folder}")
@@ -168,14 +191,18 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is not a run: it has no {INDEX}; softargmax train writes one")
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
-        _check_index(document)
+        _check_version(document)
+        kind = document.get("kind", "images")
+        if kind not in KINDS:
+            raise ValueError(
+                f"its kind is {kind!r:.60}, and this release reads {' and '.join(KINDS)}: update softargmax"
+            )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
-    return document
+    return kind, document
 
 
-def _check_index(document: Any) -> None:
-    """Raise ValueError naming the first field that is wrong; the version first, which says what the others are."""
+def _check_version(document: Any) -> None:
     has_keys(document, "the file", ("format", "version"))
     version = document["version"]
     if document["format"] != FORMAT:
@@ -184,6 +211,10 @@ def _check_index(document: Any) -> None:
         raise ValueError(f"it has version {version!r:.60} and this release reads {VERSION}: update softargmax")
     if type(version) is not int or version != VERSION:
         raise ValueError(f"version {version!r:.60} is none; this release reads {VERSION}")
+
+
+def _check_index(document: Any) -> None:
+    """Raise ValueError naming the first field that is wrong."""
     has_keys(document, "the file", KEYS)
     if document["status"] not in STATUSES:
         raise ValueError(f"status {document['status']!r:.60} is none of {', '.join(STATUSES)}")

@@ -1,0 +1,132 @@
+"""Columns of a table -> what was found in it: its classes, what its columns are, which of them say nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from softargmax.data._arrays import listed
+from softargmax.data.columns import Columns
+from softargmax.training.parts import FEWEST
+from softargmax.typing import Array, BoolArray, IntArray
+
+LEFT_OUT = {"constant": "the same in every row", "id": "hardly a value comes twice"}
+MOSTLY = 0.9  # values that are different, of all that are there
+LARGEST = 2.0**53 - 1  # up to it every integer is a float64 of its own
+MANY_CLASSES = 20  # beyond, and with too few rows in one, a column may be a number on a scale
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in the table before anything was trained on it.
+
+    n_rows : in all. class_counts : rows of each class, in the order of the classes.
+    columns : column -> "number", "category", "text", "constant" (one value) or "id" (categories, hardly any of
+    them twice; both are left out); in the order of the file.
+    missing : column -> cells without a value, for the columns that have any.
+    like_ids : columns of integers that seem to number the rows; used all the same.
+    n_duplicates : rows that are equal to one before in all columns that are used, but for `like_ids`.
+    n_across : rows of the calibration and test parts that have such a twin in the training part; 0 unless most rows are
+    twins, else all twins are in the same part.
+    """
+
+    n_rows: int
+    class_counts: tuple[int, ...]
+    columns: dict[str, str]
+    missing: dict[str, int]
+    like_ids: tuple[str, ...]
+    n_duplicates: int
+    n_across: int
+
+
+def labels_of(table: Columns, target: str) -> tuple[IntArray, tuple[str, ...]]:
+    """Class of each row (N,), and the names of the classes: integers by size, text in the order of its characters.
+
+    Raises ValueError naming the first row without a label or with one that is no class, or where there is one class.
+    """
+    values = table.columns[target]
+    if (missing := is_missing(values)).any():
+        n, first = int(missing.sum()), int(np.argmax(missing))
+        rows = "this row has no label" if n == 1 else f"this row and {n - 1:,} more have no label"
+        raise ValueError(f"{table.where(first, target)}: {rows}; write one, or leave such rows out of the file")
+    if values.dtype.kind == "f" and (part := values != np.rint(values)).any():
+        row = int(np.argmax(part))
+        raise ValueError(
+            f"{table.where(row, target)}: got {values[row]:g}; wanted classes, which are text or integers "
+            "(a number on a scale is not predicted here)"
+        )
+    if values.dtype.kind == "f" and (large := np.abs(values) > LARGEST).any():
+        row = int(np.argmax(large))
+        raise ValueError(
+            f"{table.where(row, target)}: got {values[row]:.0f}; integers beyond 2**53 are not told apart; write the "
+            "classes as text"
+        )
+    classes = sorted(set(values.tolist()))
+    position = {value: k for k, value in enumerate(classes)}
+    names = tuple(value if isinstance(value, str) else f"{value:.0f}" for value in classes)
+    if len(names) < 2:
+        raise ValueError(f"{table.source}, column `{target}`: every row is of the class `{names[0]:.60}`; wanted two")
+    return np.array([position[value] for value in values.tolist()], np.int64), names
+
+
+def is_missing(values: Array) -> BoolArray:
+    """Where a column has no value."""
+    missing: BoolArray = np.isnan(values) if values.dtype.kind == "f" else np.array([v is None for v in values], bool)
+    return missing
+
+
+def kinds_of(table: Columns, target: str, text: tuple[str, ...]) -> dict[str, str]:
+    """What each column is, but for the target."""
+    return {
+        name: _kind(values, "text" if name in text else "category")
+        for name, values in table.columns.items()
+        if name != target
+    }
+
+
+def _kind(values: Array, of_objects: str) -> str:
+    present = values[~is_missing(values)]
+    some_are_missing = len(present) < len(values)
+    if values.dtype.kind == "f":
+        varies = len(present) and (some_are_missing or present.min() < present.max())
+        return "number" if varies else "constant"
+    n_values = len(set(present.tolist()))
+    if n_values == 0 or (n_values == 1 and not some_are_missing):
+        return "constant"
+    return "id" if of_objects == "category" and n_values > MOSTLY * len(present) else of_objects
+
+
+def counts_rows(values: Array) -> bool:
+    """Whether a column seems to number the rows: integers, none twice, that only rise or leave few gaps."""
+    if values.dtype.kind != "f" or not (values == np.rint(values)).all():
+        return False
+    if (np.diff(values) > 0).all():
+        return True
+    return bool(values.max() - values.min() < 2 * len(values) and len(np.unique(values)) == len(values))
+
+
+def left_out(columns: dict[str, str]) -> str:
+    """`; left out: ...` with the columns that say nothing, and why; or nothing."""
+    why = {kind: [name for name in columns if columns[name] == kind] for kind in LEFT_OUT}
+    said = "; ".join(f"{listed(names)} ({LEFT_OUT[kind]})" for kind, names in why.items() if names)
+    return f"; left out: {said}" if said else ""
+
+
+def check_counts(
+    table: Columns, target: str, labels: IntArray, kept_together: IntArray, class_names: tuple[str, ...]
+) -> None:
+    """Raise ValueError naming the class with the fewest rows, copies of one counted once, if those are too few."""
+    counts = np.bincount(labels[np.unique(kept_together)], minlength=len(class_names))
+    if counts.min() >= FEWEST:
+        return
+    k = int(np.argmin(counts))
+    n = int(np.sum(labels == k))
+    different = "" if n == counts[k] else f", of which {counts[k]} are no copies of others"
+    advice = "leave the class out, or join it with another"
+    if len(class_names) > MANY_CLASSES:
+        advice += f" (or is `{target}` a number on a scale? such are not predicted here)"
+    raise ValueError(
+        f"{table.source}, column `{target}`: the class `{class_names[k]:.60}` has {n} row{'s' * (n != 1)}{different}; "
+        f"wanted {FEWEST} at least, to train, calibrate and test on; {advice}"
+    )

@@ -1,0 +1,394 @@
+"""A table -> a run: what was found, which rows went where, what was fitted on which, and the folder that holds it."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from softargmax.data.columns import Columns, read_columns
+from softargmax.metrics import evaluate
+from softargmax.training import read_run, run_kind
+from softargmax.training import table as table_module
+from softargmax.training.findings import counts_rows, kinds_of, labels_of
+from softargmax.training.parts import PARTS, split, twins_of
+from softargmax.training.run import INDEX, KEYS
+from softargmax.training.table import FILES, TableSettings, read_table_run, train_table
+
+pytest.importorskip("pyarrow")
+
+
+def columns(**of):
+    arrays = {
+        name: np.array(values, object if any(isinstance(value, str) for value in values) else float)
+        for name, values in of.items()
+    }
+    n = len(next(iter(arrays.values())))
+    return Columns("t.csv", arrays, "line", np.arange(2, n + 2))
+
+
+# ---- twins and parts ----
+
+VALUES = st.sampled_from([0.0, -0.0, 1.0, math.nan])
+TEXT = st.sampled_from(["a", "b", None, "x"])
+
+
+@given(st.lists(st.tuples(VALUES, TEXT, VALUES), min_size=1, max_size=30))
+def test_twins_are_rows_with_equal_cells(rows):
+    of = columns(u=[row[0] for row in rows], v=[row[1] for row in rows], w=[row[2] for row in rows])
+    of.columns["v"] = np.array([row[1] for row in rows], object)
+    first, wanted = {}, []
+    for number, row in enumerate(rows):
+        key = tuple("NaN" if cell != cell else cell for cell in row)  # 0.0 and -0.0 are one key
+        wanted.append(first.setdefault(key, number))
+    assert twins_of(of, ["u", "v", "w"]).tolist() == wanted
+
+
+def check_parts(labels, twins, parts):
+    """Raise where the parts are not disjoint, whole, of the stated shares of every class, or divide twins."""
+    rows = np.concatenate([parts[part] for part in PARTS])
+    assert sorted(rows.tolist()) == list(range(len(labels)))
+    for part in parts.values():
+        assert (np.diff(part) > 0).all()
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not np.intersect1d(twins[parts[PARTS[one]]], twins[parts[PARTS[other]]]).size
+    firsts = np.unique(twins)
+    for k in np.unique(labels):
+        n = int(np.sum(labels[firsts] == k))
+        of_part = [int(np.sum(labels[np.intersect1d(firsts, parts[part])] == k)) for part in PARTS]
+        assert of_part == [n - 2 * round(0.2 * n), round(0.2 * n), round(0.2 * n)]
+
+
+def rows_of(n_rows, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.repeat(np.arange(n_classes), 5), rng.integers(0, n_classes, n_rows)])
+    twins = np.arange(len(labels))
+    copies = rng.choice(np.arange(5 * n_classes, len(labels)), n_rows // 4, replace=False)
+    twins[copies] = rng.integers(0, 5 * n_classes, len(copies))
+    labels[copies] = labels[twins[copies]]
+    return labels, twins
+
+
+@given(st.integers(0, 60), st.integers(2, 5), st.integers(0, 1000))
+def test_the_parts_are_disjoint_and_of_every_class(n_rows, n_classes, seed):
+    labels, twins = rows_of(n_rows, n_classes, seed)
+    check_parts(labels, twins, split(labels, twins, seed))
+
+
+def test_the_check_of_parts_rejects_a_split_that_divides_twins():
+    labels, twins = rows_of(60, 2, 0)
+    with pytest.raises(AssertionError):
+        check_parts(labels, twins, split(labels, np.arange(len(labels)), 0))
+
+
+def test_the_seed_decides_the_parts():
+    labels, twins = rows_of(60, 3, 0)
+    one, again, other = (split(labels, twins, seed) for seed in (1, 1, 2))
+    for part in PARTS:
+        np.testing.assert_array_equal(one[part], again[part])
+    assert any(not np.array_equal(one[part], other[part]) for part in PARTS)
+
+
+# ---- what is found ----
+
+
+def test_classes_are_in_order():
+    labels, names = labels_of(columns(y=[10, 9, 10, -1]), "y")
+    assert (names, labels.tolist()) == (("-1", "9", "10"), [2, 1, 2, 0])
+    labels, names = labels_of(columns(y=["b", "a", "10"]), "y")
+    assert (names, labels.tolist()) == (("10", "a", "b"), [2, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (["a", "b", None, "a", None], "t.csv, line 4, column `y`: this row and 1 more have no label; write one, or"),
+        ([1, math.nan, 2], "t.csv, line 3, column `y`: this row has no label"),
+        ([1, 2, 2.5], "t.csv, line 4, column `y`: got 2.5; wanted classes, which are text or integers"),
+        ([1, 2**53, 2**53 + 1], "line 3, column `y`: got 9007199254740992; integers beyond 2**53 are not told apart"),
+        (["a", "a"], "t.csv, column `y`: every row is of the class `a`; wanted two"),
+    ],
+)
+def test_labels_that_are_none(values, sentence):
+    of = columns(y=values)
+    with pytest.raises(ValueError) as caught:
+        labels_of(of, "y")
+    assert sentence in str(caught.value)
+
+
+def test_columns_that_say_nothing_are_known():
+    n = 20
+    of = columns(
+        y=["a"] * n, same=[1] * n, word=["x"] * n, none=[math.nan] * n, some=[1, *[math.nan] * (n - 1)],
+        name=[f"n{i}" for i in range(n)], port=["S", "C"] * (n // 2), number=[0.5 * i for i in range(n)],
+        row=list(range(n)), year=[1990 + i % 7 for i in range(n)], note=[f"text {i}" for i in range(n)],
+        shuffled=list(np.random.default_rng(0).permutation(n)), income=[100 * (7 * i % n) for i in range(n)],
+    )  # fmt: skip
+    assert kinds_of(of, "y", ("note",)) == {
+        "same": "constant", "word": "constant", "none": "constant", "some": "number", "name": "id", "port": "category",
+        "number": "number", "row": "number", "year": "number", "note": "text", "shuffled": "number", "income": "number",
+    }  # fmt: skip
+    assert [name for name in of.columns if counts_rows(of.columns[name])] == ["row", "shuffled"]
+
+
+# ---- the whole of it ----
+
+
+def written(path, n=120, seed=0, more="", **changes):
+    """Two numbers, a category and a column of nothing; the class follows the numbers. Every tenth row has a hole."""
+    rng = np.random.default_rng(seed)
+    lines = ["a,b,port,year,kind"]
+    for i in range(n):
+        a, b = rng.normal(size=2).round(3).tolist()
+        kind = "high" if a + 0.5 * b + rng.normal() * 0.5 > 0 else "low"
+        lines.append(f"{'' if i % 10 == 3 else a},{b},{'SCQ'[i % 3]},1912,{kind}")
+    path.write_text("\n".join(lines) + "\n" + more)
+    return TableSettings(**{"data": str(path), "target": "kind", **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    found = []
+    run = train_table(folder / "run", written(folder / "t.csv", C=1.0), at_found=lambda *what: found.append(what))
+    assert [len(what) for what in found] == [3]
+    assert found[0][0] == run.findings
+    return run
+
+
+def test_a_run_says_what_was_found(run):
+    found = run.findings
+    assert found.columns == {"a": "number", "b": "number", "port": "category", "year": "constant"}
+    assert (found.n_rows, sum(found.class_counts), found.missing) == (120, 120, {"a": 12})
+    assert run.class_names == ("high", "low")
+    assert {part: len(rows) for part, rows in run.rows.items()} == {
+        "train": 120 - 2 * run.n_fitted, "calibration": run.n_fitted, "test": run.n_fitted,
+    }  # fmt: skip
+    assert run.feature_names == ("a", "a is missing", "b", "port = C", "port = Q", "port = S")
+    assert run.coef.shape == (1, 6)
+    assert (run.status, run.Cs, run.nll, run.C) == ("complete", None, None, 1.0)
+
+
+def test_the_model_knows_the_training_rows_alone(run):
+    """Means and coefficients are those of a fit on these rows, by scikit-learn."""
+    of = read_columns(run.settings.data).rows(run.rows["train"])
+    b = of.columns["b"]
+    (column,) = (column for column in run.model().features.columns if column.name == "b")
+    assert (column.mean, column.deviation) == pytest.approx((b.mean(), b.std()))
+    labels = np.array([run.class_names.index(kind) for kind in of.columns["kind"]])
+    X = run.model().features.matrix(of)
+    peer = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(X, labels)
+    np.testing.assert_allclose(run.coef, peer.coef_, rtol=2e-2, atol=2e-3)
+    np.testing.assert_allclose(run.scales, X.std(axis=0), rtol=1e-12)
+
+
+def test_the_test_part_is_what_the_file_has_there(run):
+    of = read_columns(run.settings.data).rows(run.rows["test"])
+    np.testing.assert_array_equal(run.model().logits(of), run.test.scores)
+    assert [run.class_names[label] for label in run.test.labels] == of.columns["kind"].tolist()
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["before"]["nll"] == evaluate(run.test.labels, logits=run.test.scores).nll
+    after = evaluate(run.test.labels, logits=run.test.scores / run.calibrator.temperature_)
+    assert metrics["after"]["nll"] == pytest.approx(after.nll)
+
+
+def test_the_temperature_is_of_the_calibration_part(run):
+    of = read_columns(run.settings.data).rows(run.rows["calibration"])
+    labels = np.array([run.class_names.index(kind) for kind in of.columns["kind"]])
+    logits = run.model().logits(of)
+    t = run.calibrator.temperature_
+    nll = [evaluate(labels, logits=logits / (t * factor)).nll for factor in (0.99, 1, 1.01)]
+    assert nll[1] < min(nll[0], nll[2])
+
+
+def test_the_same_seed_makes_the_same_files(run, tmp_path):
+    again = train_table(tmp_path / "run", run.settings)
+    for name in FILES:
+        assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes(), name
+    other = train_table(tmp_path / "other", TableSettings(run.settings.data, "kind", C=1.0, seed=1))
+    assert not np.array_equal(other.rows["test"], run.rows["test"])
+
+
+def test_c_is_chosen_by_cross_validation(tmp_path):
+    run = train_table(tmp_path / "run", written(tmp_path / "t.csv"))
+    assert run.Cs is not None
+    assert run.nll is not None
+    assert run.nll.shape == (5, len(run.Cs))
+    assert run.C in run.Cs
+
+
+def test_text_makes_a_run(tmp_path):
+    rng = np.random.default_rng(0)
+    words = {"good": ["fine", "lovely", "great"], "bad": ["dull", "poor", "weak"]}
+    rows = [(kind, " ".join(rng.choice([*words[kind], "the", "film", "dull"], 3))) for kind in ["good", "bad"] * 60]
+    (tmp_path / "t.tsv").write_text("kind\ttext\n" + "".join(f"{kind}\t{text}\n" for kind, text in rows))
+    run = train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.tsv"), "kind", ("text",), C=10.0))
+    assert run.findings.columns == {"text": "text"}
+    assert 'text: "lovely"' in run.feature_names
+    X = run.model().features.matrix(read_columns(tmp_path / "t.tsv", {"text": "text"}).rows(run.rows["train"]))
+    np.testing.assert_allclose(run.scales, X.toarray().std(axis=0), rtol=1e-9, atol=1e-12)
+    assert evaluate(run.test.labels, logits=run.test.scores).accuracy > 0.7
+
+
+def test_copies_stay_on_one_side_and_are_counted(tmp_path):
+    settings = written(tmp_path / "t.csv", C=1.0)
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join(lines + lines[1:31]) + "\n")
+    run = train_table(tmp_path / "run", settings)
+    assert (run.findings.n_duplicates, run.findings.n_across) == (30, 0)
+    where = {row: part for part, rows in run.rows.items() for row in rows.tolist()}
+    assert all(where[row] == where[row + 120] for row in range(30))
+
+
+def test_a_table_of_copies_is_split_row_by_row_and_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{'mf'[i % 2]},{i % 3},{'yes' if rng.random() < (0.2, 0.8)[i % 2] else 'no'}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("sex,deck,out\n" + "\n".join(lines) + "\n")
+    run = train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.csv"), "out", C=1.0))
+    assert run.findings.n_duplicates == 54
+    assert run.findings.n_across == len(run.rows["calibration"]) + len(run.rows["test"])
+
+
+def test_a_table_of_nothing_but_a_number_of_the_row(tmp_path):
+    (tmp_path / "t.csv").write_text("row,out\n" + "".join(f"{i},{'ab'[(i + i // 7) % 2]}\n" for i in range(60)))
+    run = train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.csv"), "out", C=1.0))
+    assert (run.findings.like_ids, run.findings.n_duplicates) == (("row",), 0)
+
+
+# ---- what cannot be learned from ----
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "sentence"),
+    [
+        ("1,2,S,1912,rare\n" * 9, {}, "column `kind`: the class `rare` has 9 rows, of which 1 are no copies of others"),
+        ("1,2,S,1912,rare\n", {}, "the class `rare` has 1 row; wanted 5 at least, to train, calibrate and test on"),
+        ("1,2,S,1912,\n", {}, "line 122, column `kind`: this row has no label"),
+        ("", {"target": "Kind"}, "there is no column `Kind`; it has `a`, `b`, `port`, `year` and `kind`; did you mean"),
+        ("", {"text": ("note",)}, "there is no column `note`"),
+        ("", {"target": "b"}, "column `b`: got"),
+    ],
+)
+def test_tables_that_cannot_be_learned_from(tmp_path, more, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train_table(tmp_path / "run", written(tmp_path / "t.csv", more=more, **changes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
+
+
+def test_a_table_of_columns_that_say_nothing(tmp_path):
+    (tmp_path / "t.csv").write_text("year,name,kind\n" + "".join(f"1912,n{i},{i % 2}\n" for i in range(20)))
+    with pytest.raises(ValueError, match=r"no column says anything of `kind`; left out: `year` \(the same"):
+        train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.csv"), "kind"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"C": 0.0}, "C must be a number above 0; got 0.0"),
+        ({"C": math.inf}, "C must be a number above 0; got inf"),
+        ({"C": math.nan}, "C must be"),
+        ({"seed": -1}, "seed must be an integer from 0"),
+        ({"text": ("y",)}, "column `y` is the one to predict"),
+    ],
+)
+def test_settings_that_are_none(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TableSettings("t.csv", "y", **changes)
+
+
+def test_a_number_on_a_scale_is_suspected(tmp_path):
+    (tmp_path / "t.csv").write_text("a,age\n" + "".join(f"{i % 17},{i % 40}\n" for i in range(120)))
+    with pytest.raises(ValueError, match=r"has 3 rows.*is `age` a number on a scale\?"):
+        train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.csv"), "age"))
+
+
+def test_too_little_memory_is_said_before_anything_is_fitted(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module, "free_memory", lambda: 1000)
+    with pytest.raises(ValueError, match=r"training rows \(6 each\) need 0.0 GB of memory, and 0.0 GB are free"):
+        train_table(tmp_path / "run", written(tmp_path / "t.csv", C=1.0))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- the folder ----
+
+
+@pytest.mark.parametrize("where", ["_fit", "write_index"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_training_that_stops_leaves_nothing(tmp_path, monkeypatch, where, error):
+    def stop(*given):
+        raise error
+
+    settings = written(tmp_path / "t.csv", C=1.0)
+    monkeypatch.setattr(table_module, where, stop)
+    with pytest.raises(error):
+        train_table(tmp_path / "run", settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module, "_fit", None)
+    with pytest.raises(ValueError, match="cannot write /proc/nowhere/run: no such file or directory"):
+        train_table("/proc/nowhere/run", written(tmp_path / "t.csv", C=1.0))
+
+
+def test_a_folder_that_is_taken_stays_as_it_is(run, tmp_path):
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(ValueError, match="is a run already; give the name of a new folder"):
+        train_table(run.folder, run.settings)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+    (tmp_path / "file").touch()
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="is there already"):
+            train_table(taken, run.settings)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+def test_a_run_knows_its_kind(run):
+    assert run_kind(run.folder) == "table"
+    with pytest.raises(ValueError, match="is a run on a table; wanted one on images"):
+        read_run(run.folder)
+
+
+def test_a_run_on_images_is_no_run_on_a_table(copy):
+    document = json.loads((copy / INDEX).read_text())
+    del document["kind"]
+    (copy / INDEX).write_text(json.dumps({**dict.fromkeys(KEYS), **document}))
+    assert run_kind(copy) == "images"
+    with pytest.raises(ValueError, match="is a run on images; wanted one on a table"):
+        read_table_run(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_changed_is_named(copy, name):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{name} is damaged: its SHA-256"):
+        read_table_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"kind": "sound"}, "its kind is 'sound', and this release reads images and table: update softargmax"),
+        ({"kind": ["table"]}, "its kind is"),
+        ({"version": 2}, "it has version 2 and this release reads 1"),
+        ({"settings": {"data": "x"}}, "run.json cannot be read: there is no 'text'"),
+        ({"settings": None}, "run.json cannot be read"),
+        ({"findings": {}}, "run.json cannot be read"),
+        ({"fit": {"C": 1}}, "fit has no objective, gap"),
+        ({"files": {}}, "files has no model.json"),
+    ],
+)
+def test_an_index_that_is_none(copy, change, sentence):
+    document = json.loads((copy / INDEX).read_text())
+    (copy / INDEX).write_text(json.dumps(document | change))
+    with pytest.raises(ValueError, match=sentence):
+        read_table_run(copy)
