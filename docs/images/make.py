@@ -1,4 +1,4 @@
-"""The figures of the pages about calibration, drawn again: python docs/images/make.py
+"""The figures of the pages about calibration and tables, drawn again: python docs/images/make.py
 
 Light theme, colours of `softargmax.report.palette`. `FIGURES` has a function for each file.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
@@ -17,15 +18,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 import softargmax as sa
 from softargmax import calibration
 from softargmax.data import cifar10_resnet20
 from softargmax.metrics import ece_null
-from softargmax.report import Story, reliability_figure
+from softargmax.report import Story, coefficients_figure, reliability_figure
 from softargmax.report.palette import LIGHT
 from softargmax.report.plots import STYLE, figure_of, legend, place, plain_frame, rendered
+from softargmax.training.table import TableSettings, train_table
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "which-method.md"
@@ -232,12 +235,26 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(each)} |" for each in [heads, ["---"] * len(heads), *rows]) + "\n"
 
 
+def table_coefficients() -> Figure:
+    """What pushes towards each iris, of a table with a column for each measurement and one for the species."""
+    iris = load_iris()
+    names = [name.removesuffix(" (cm)") for name in iris.feature_names]
+    lines = [",".join([*names, "species"])]
+    for values, k in zip(iris.data.tolist(), iris.target.tolist(), strict=True):
+        lines.append(",".join([*map(str, values), str(iris.target_names[k])]))
+    with TemporaryDirectory() as folder:
+        table = Path(folder, "iris.csv")
+        table.write_text("\n".join(lines) + "\n")
+        return coefficients_figure(train_table(Path(folder, "run"), TableSettings(str(table), "species", C=1.0)))
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "calibrate-reliability.svg": calibrate_reliability,
     "class-weights.svg": class_weights,
     "calibrator-maps.svg": calibrator_maps,
     "which-method.svg": which_method,
     "good-ece.svg": good_ece,
+    "table-coefficients.svg": table_coefficients,
 }
 TABLES = HERE.parent / "good-ece.md"
 START, END = "<!-- null values: written by docs/images/make.py -->\n", "<!-- end of null values -->\n"

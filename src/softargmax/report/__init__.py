@@ -31,6 +31,7 @@ from softargmax.report.tables import (
 )
 
 if TYPE_CHECKING:
+    from softargmax.report.coefficients import Pushes, coefficient_rows, coefficient_table, coefficients_figure
     from softargmax.report.displays import (
         ClassReliabilityDisplay,
         ClasswiseErrorDisplay,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         svg,
     )
     from softargmax.report.runs import run_story, runs_page
+    from softargmax.report.table import save_table_figures, table_page, table_story
     from softargmax.report.training import answers_figure, save_run_figures
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "MetricRow",
     "Mistake",
     "Part",
+    "Pushes",
     "ReliabilityCurve",
     "ReliabilityDisplay",
     "RiskCoverageDisplay",
@@ -74,6 +77,9 @@ __all__ = [
     "Story",
     "answers_figure",
     "class_rows",
+    "coefficient_rows",
+    "coefficient_table",
+    "coefficients_figure",
     "confidence_figure",
     "confidence_histograms",
     "confusion_figure",
@@ -94,7 +100,10 @@ __all__ = [
     "runs_page",
     "save",
     "save_run_figures",
+    "save_table_figures",
     "svg",
+    "table_page",
+    "table_story",
     "temperature_of",
     "terminal_table",
     "verdict",
@@ -104,6 +113,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from softargmax.report import displays, html, plots, runs, training
+    from softargmax.report import coefficients, displays, html, plots, runs, table, training
 
-    return next(getattr(room, name) for room in (displays, html, plots, runs, training) if name in vars(room))
+    rooms = (coefficients, displays, html, plots, runs, table, training)
+    return next(getattr(room, name) for room in rooms if name in vars(room))
