@@ -191,13 +191,13 @@ class Problem(ABC):
         return self._together(coef / np.where(self.factor > 0, self.factor, 1.0), theirs)
 
     def to_coef(self, theta: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """Coefficients (M, d) and intercepts (M,) of the features as given; the classes' common part is taken out."""
+        """Coefficients (M, d) and intercepts (M,) of the features as given; several intercepts sum to 0."""
         theta = np.ascontiguousarray(self._flat(theta))
         coef = theta[:, :-1] * self.factor
+        if not self.fit_intercept:
+            return coef, np.zeros(self.width)
         intercept = theta[:, -1] - coef @ self.mean
-        if self.width > 1:
-            intercept = intercept - intercept.mean()
-        return coef, intercept
+        return coef, intercept - intercept.mean() if self.width > 1 else intercept
 
     def centred(self, theta: Float64Array) -> Float64Array:
         """Without what all classes share, which the penalty pulls to 0 and directions leave as it is."""

@@ -239,11 +239,12 @@ class _Search:
                 direction, _ = self._newton_direction(gradient, solve, self._until(0.05 * wanted, gradient, solve))
             length = 1.0
             while True:
-                new_loss, new_gradient = problem.exact(theta + length * direction)
+                new = problem.centred(theta + length * direction)
+                new_loss, new_gradient = problem.exact(new)
                 if new_loss <= loss * (1 + 1e-13) or length < 1e-6:
                     break
                 length *= 0.5
-            theta, loss, gradient = theta + length * direction, new_loss, new_gradient
+            theta, loss, gradient = new, new_loss, new_gradient
             problem.loss_and_gradient(theta)  # logits for products with the Hessian
             problem.accept()
             self.n_iter += 1
@@ -279,6 +280,7 @@ class _Search:
         return best
 
     def _point(self, theta: Float64Array) -> _Point:
+        theta = self.problem.centred(theta)
         loss, gradient = self.problem.exact(theta)
         return _Point(theta, loss, gradient, math.inf)
 
