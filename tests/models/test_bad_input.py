@@ -322,7 +322,7 @@ def test_a_refused_fit_leaves_the_one_before():
 @hypothesis.given(
     n=st.integers(2, 12),
     p=st.integers(1, 6),
-    k=st.integers(2, 12),
+    k=st.sampled_from([2, 3, 5]),
     exponent=st.integers(-300, 150),
     is_sparse=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
