@@ -109,7 +109,7 @@ class SoftmaxRegression(LinearSoftmax):
     The solver: centred features, L-BFGS with sampled blocks of the Hessian in float32, then Newton steps on gradients
     in float64; sparse features stay sparse. docs/softmax-regression.md has formulas and measurements.
 
-    A constant column has the coefficient 0. Rows of weight 0 are as absent.
+    With an intercept a constant column has the coefficient 0. Rows of weight 0 are as absent.
 
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)

@@ -30,7 +30,9 @@ def page(story: Story) -> str:
     """
     title = headline(story)
     sections = (
-        [_metrics, _fitted, _confidence, _answers, _mistakes, _classes, _how] if story.before.n else [_metrics, _how]
+        [metrics_section, _fitted, confidence_section, _answers, mistakes_section, classes_section, _how]
+        if story.before.n
+        else [metrics_section, _how]
     )
     body = "\n".join(part for part in (of(story) for of in sections) if part)
     under = f'<p class="lede">{escape(verdict(story))}</p>\n{noted(story.notes)}'
@@ -109,7 +111,8 @@ def heads(*names: str, text: int = 1) -> list[str]:
     return [f'<th scope="col"{" class=name" if i < text else ""}>{name}</th>' for i, name in enumerate(names)]
 
 
-def _metrics(story: Story) -> str:
+def metrics_section(story: Story) -> str:
+    """The numbers, before and after."""
     marks = [f'<span class="mark {name}"></span>{name}' for name, _ in evaluations(story)]
     rows = []
     for row in metric_rows(story):
@@ -183,7 +186,8 @@ def reliability(story: Story, of: str = "") -> str:
     )
 
 
-def _confidence(story: Story) -> str:
+def confidence_section(story: Story) -> str:
+    """Reliability, and how often each confidence was claimed."""
     claims = "; ".join(
         f"{name}: claims {percent(e.mean_confidence)} on average, right {percent(e.accuracy)}"
         for name, e in evaluations(story)
@@ -242,7 +246,8 @@ def confusion(story: Story, of: str = "") -> str:
     return _figure(story, "confusion", described, caption, of)
 
 
-def _mistakes(story: Story) -> str:
+def mistakes_section(story: Story) -> str:
+    """The confusion matrix and the most frequent mistakes."""
     title = "What it mistakes for what"
     found = mistakes(story)
     if found is None:
@@ -261,7 +266,8 @@ def _mistakes(story: Story) -> str:
     return section(title, f'<div class="figures">\n{confusion(story)}\n{most}\n</div>')
 
 
-def _classes(story: Story) -> str:
+def classes_section(story: Story) -> str:
+    """Class by class."""
     of, names = class_rows(story), story.names
     means = ["mean probability"]
     if story.after is not None:

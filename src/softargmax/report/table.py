@@ -26,16 +26,16 @@ from softargmax.report.coefficients import (
     worded,
 )
 from softargmax.report.html import (
-    _classes,
-    _confidence,
-    _metrics,
-    _mistakes,
     box,
+    classes_section,
+    confidence_section,
     document,
     figure,
     heads,
     how,
     in_table,
+    metrics_section,
+    mistakes_section,
     noted,
     section,
 )
@@ -191,8 +191,8 @@ def table_page(run: TableRun) -> str:
     """
     story = table_story(run)
     facts = (run.settings.data, count(story.before.n, "test row"), f"{len(run.class_names):,} classes")
-    parts = [_metrics(story), _found(run, story), _pushing(run), _fitted(run), _confidence(story)]
-    parts += [_mistakes(story), _classes(story), _how(run, story)]
+    parts = [metrics_section(story), _found(run, story), _pushing(run), _fitted(run), confidence_section(story)]
+    parts += [mistakes_section(story), classes_section(story), _how(run, story)]
     return document(
         headline(story),
         "<b>Training report</b> · softmax regression" + "".join(f" · {escape(plain(fact))}" for fact in facts),

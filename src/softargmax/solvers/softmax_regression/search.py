@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from softargmax.solvers._design import LARGEST_BLOCKS as LARGEST_BLOCKS
-from softargmax.solvers._design import NotFiniteError as NotFiniteError
-from softargmax.solvers._design import Problem, problem_of
-from softargmax.solvers._preconditioners import Diagonal, Preconditioner
 from softargmax.solvers.multinomial import blas_in_one_thread
+from softargmax.solvers.softmax_regression.dense import DenseRows, DenseTiles
+from softargmax.solvers.softmax_regression.preconditioners import Diagonal, Preconditioner
+from softargmax.solvers.softmax_regression.problem import Problem
+from softargmax.solvers.softmax_regression.sparse import SparseRows, SparseTiles
 from softargmax.typing import Array, Float64Array, IntArray
 
+_WIDEST = 16  # columns of logits that tiles are for
 _PAIRS = 30  # of L-BFGS
 _NOISE = 3e-8  # of the objective: what sums of float32 leave open
 _PATH_FLOOR = 1e-6  # where fits that are compared end
@@ -80,7 +81,7 @@ def fit_softmax_regression(
     if start is None and isinstance(x, np.ndarray) and x.shape[0] < min(x.shape[1], _MOST_WIDE):
         start = _in_their_span(x, labels, weights, n_classes, C, fit_intercept, max_iter)
     with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
-        problem = problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
+        problem = _problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
         theta = problem.priors() if start is None else problem.from_coef(*start)
         return _Search(problem, tol, max_iter).run(theta)
 
@@ -120,7 +121,7 @@ def cross_validate(
     the loss exceeds its minimum by about 1e-7 of itself.
     """
     with blas_in_one_thread(), np.errstate(all="ignore"):
-        problem = problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
+        problem = _problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
         nll = np.empty((len(folds), len(Cs)))
         is_small = problem.n * problem.d * problem.width <= _SMALL
         means = [np.zeros((problem.width, problem.d + 1)) for _ in Cs]
@@ -136,6 +137,19 @@ def cross_validate(
                 coef, intercept = problem.to_coef(theta)
                 means[c] += np.concatenate([coef, intercept[:, None]], axis=1) / len(folds)
         return nll, [(mean[:, :-1], mean[:, -1]) for mean in means]
+
+
+def _problem_of(
+    x: Any, labels: IntArray, weights: Float64Array, n_classes: int, *, C: float, fit_intercept: bool
+) -> Problem:
+    """The way of storing that suits: by the format of x and the number of classes."""
+    width = 1 if n_classes == 2 else n_classes
+    tiled = width <= _WIDEST
+    if isinstance(x, np.ndarray):
+        kind: type[Problem] = DenseTiles if tiled else DenseRows
+    else:
+        kind = SparseTiles if tiled else SparseRows
+    return kind(x, labels, weights, width, C, fit_intercept)
 
 
 @dataclass

@@ -1,0 +1,166 @@
+"""The logits of two points, in float32: what lies between them, how they curve, the loss of some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from softargmax import ops
+from softargmax.kernels import LANES
+from softargmax.kernels.threads import in_order
+from softargmax.solvers.softmax_regression.problem import Problem
+from softargmax.typing import Array, Float64Array, IntArray
+
+MOST_CHUNKS = 64  # of a pass; their bounds do not depend on the number of threads
+
+
+class TiledLogits:
+    """Of up to 16 columns: entry k of row i at [i // 16, k, i % 16]; weights and labels padded to whole tiles."""
+
+    def __init__(self, problem: Problem, dtype: Any = np.float32) -> None:
+        n, self.width = problem.n, problem.width
+        self.n, self.n_tiles, self.classes = n, -(-n // LANES), (0,) * problem.width
+        self.steps = np.array([1, LANES])
+        self.labels, self.weights = np.zeros(self.n_tiles * LANES, np.float32), np.zeros(self.n_tiles * LANES)
+        self.labels[:n], self.weights[:n] = problem.labels, problem.weights
+        self.here, self.there = (np.zeros(self.n_tiles * LANES * self.width, dtype) for _ in range(2))
+
+    def accept(self) -> None:
+        """There is here from now on."""
+        self.here, self.there = self.there, self.here
+
+    def set_weights(self, weights: Float64Array) -> None:
+        """Of mean 1."""
+        self.weights[: self.n] = weights
+
+    def nll(self, rows: IntArray, labels: IntArray, weights: Float64Array) -> float:
+        """The weighted mean of some rows."""
+        z = self.here.reshape(self.n_tiles, self.width, LANES)[rows // LANES, :, rows % LANES]
+        return _nll(z, labels, weights)
+
+    def _sums(self, run: Callable[[int, int], Array]) -> Array:
+        parts: list[Array] = []
+        in_order(run, parts.append, self.n_tiles, LANES * self.width * 16, max(64, self.n_tiles // MOST_CHUNKS))
+        return sum(parts[1:], parts[0])
+
+    def along(self, step: float) -> tuple[float, float]:
+        """Loss and slope between the logits of two points."""
+        from softargmax.kernels import regression
+
+        def run(start: int, stop: int) -> Array:
+            return np.array(
+                regression.loss_along_tiles(
+                    self.here, self.there, step, self.labels, self.weights, start, stop, self.width
+                )
+            )
+
+        loss, slope = self._sums(run)
+        return float(loss), float(slope)
+
+    def spread(self) -> tuple[Array, Float64Array]:
+        """w p (1 - p) as the logits lie, in the place of the other logits, and its sums over rows."""
+        from softargmax.kernels import regression
+
+        def run(start: int, stop: int) -> Array:
+            sums = np.zeros(self.width)
+            regression.spread_of_tiles(self.here, self.weights, start, stop, self.there, sums)
+            return sums
+
+        sums = self._sums(run)
+        return self.there, sums
+
+    def spread_in_rows(self) -> tuple[Array, Float64Array]:
+        """The same as (n, M)."""
+        h, sums = self.spread()
+        rows = h.reshape(self.n_tiles, self.width, LANES).transpose(0, 2, 1).reshape(-1, self.width)
+        return np.ascontiguousarray(rows[: self.n]), sums
+
+    def moments(self) -> Float64Array:
+        """The Hessian over the intercepts."""
+        from softargmax.kernels import regression
+
+        def run(start: int, stop: int) -> Array:
+            out = np.zeros((self.width, self.width))
+            regression.moments_of_tiles(self.here, self.weights, start, stop, out)
+            return out
+
+        return self._sums(run)
+
+
+class RowLogits:
+    """Of any width: (n, M)."""
+
+    def __init__(self, problem: Problem, dtype: Any = np.float32) -> None:
+        self.n, self.width = problem.n, problem.width
+        self.labels, self.weights = problem.labels, problem.weights
+        self.steps = np.array([problem.width, 1])
+        self.here, self.there = (np.zeros((self.n, self.width), dtype) for _ in range(2))
+
+    def accept(self) -> None:
+        """There is here from now on."""
+        self.here, self.there = self.there, self.here
+
+    def set_weights(self, weights: Float64Array) -> None:
+        """Of mean 1."""
+        self.weights = weights
+
+    def nll(self, rows: IntArray, labels: IntArray, weights: Float64Array) -> float:
+        """The weighted mean of some rows."""
+        return _nll(self.here[rows], labels, weights)
+
+    def _sums(self, run: Callable[[int, int], Array]) -> Array:
+        parts: list[Array] = []
+        in_order(run, parts.append, self.n, self.width, max(256, -(-self.n // MOST_CHUNKS)))
+        return sum(parts[1:], parts[0])
+
+    def along(self, step: float) -> tuple[float, float]:
+        """Loss and slope between the logits of two points."""
+        from softargmax.kernels import regression
+
+        def run(start: int, stop: int) -> Array:
+            here = self.here[start:stop]
+            change = self.there[start:stop] - here
+            r = np.empty_like(change)
+            loss = regression.residuals_of_rows(
+                here + here.dtype.type(step) * change, self.labels[start:stop], self.weights[start:stop], r
+            )
+            return np.array([loss, float(np.vdot(r, change))])
+
+        loss, slope = self._sums(run)
+        return float(loss), float(slope)
+
+    def spread(self) -> tuple[Array, Float64Array]:
+        """w p (1 - p) as the logits lie, in the place of the other logits, and its sums over rows."""
+        from softargmax.kernels import regression
+
+        def run(start: int, stop: int) -> Array:
+            sums = np.zeros(self.width)
+            regression.spread_of_rows(self.here[start:stop], self.weights[start:stop], self.there[start:stop], sums)
+            return sums
+
+        sums = self._sums(run)
+        return self.there.reshape(-1), sums
+
+    def spread_in_rows(self) -> tuple[Array, Float64Array]:
+        """The same as (n, M)."""
+        _, sums = self.spread()
+        return self.there, sums
+
+    def moments(self) -> Float64Array:
+        """The Hessian over the intercepts."""
+
+        def run(start: int, stop: int) -> Array:
+            p = ops.softmax(self.here[start:stop])
+            wp = p * self.weights[start:stop, None].astype(p.dtype)
+            return np.diag(wp.sum(axis=0, dtype=np.float64)) - (wp.T @ p)
+
+        return self._sums(run)
+
+
+def _nll(z: Array, labels: IntArray, weights: Float64Array) -> float:
+    z = z.astype(np.float64)
+    if z.shape[1] == 1:
+        z = np.concatenate([np.zeros_like(z), z], axis=1)
+    return float(ops.cross_entropy(z, labels, weights=weights, reduction="mean"))
