@@ -20,7 +20,6 @@ from softargmax.kernels.simd import (
     load,
     load_columns,
     load_part,
-    log,
     maximum,
     multiply,
     multiply_add,
@@ -99,25 +98,38 @@ def sigmoid_of_tile(one, z, c):
 
 @inline
 def residual_of_tile(one, z, c, labels, weights, row, e, r, o, M):
-    """w (p - y) of 16 rows into r; their loss."""
+    """w (p - y) of 16 rows into r; their loss. p - 1 is taken from the other classes: 1 would swallow its digits."""
     zero, ones = splat(one, 0.0), splat(one, 1.0)
     y, w = load(one, labels, row), load(one, weights, row)
     if M == 1:
-        v = load(one, z, c)
-        rest, p = sigmoid_of_tile(one, z, c)
-        store(r, o, multiply(w, subtract(p, y)))
-        # log(1 + e^v) - y v
-        loss = subtract(add(maximum(v, zero), log1p(one, rest)), multiply(y, v))
-        return sum_of_lanes(multiply(w, loss))
+        sign = subtract(ones, add(y, y))
+        v = multiply(sign, load(one, z, c))
+        store(e, 0, v)
+        rest, wrong = sigmoid_of_tile(one, e, 0)
+        store(r, o, multiply(multiply(w, sign), wrong))
+        return sum_of_lanes(multiply(w, add(maximum(v, zero), log1p(one, rest))))
     total, top = softmax_of_tile(one, z, c, e, M)
     scale = divide(w, total)
-    at_label = zero
+    at_label, of_label, others = zero, zero, zero
     for k in range(M):
         is_label = where_equal(y, splat(one, k), ones, zero)
+        v = load(one, e, k * LANES)
         at_label = multiply_add(is_label, load(one, z, c + k * LANES), at_label)
-        p = multiply(load(one, e, k * LANES), scale)
-        store(r, o + k * LANES, subtract(p, multiply(is_label, w)))
-    return sum_of_lanes(multiply(w, add(subtract(top, at_label), log(total))))
+        of_label = multiply_add(is_label, v, of_label)
+        others = add(others, multiply(subtract(ones, is_label), v))
+    for k in range(M):
+        v = multiply(load(one, e, k * LANES), scale)
+        at = splat(one, k)
+        store(r, o + k * LANES, where_equal(y, at, subtract(zero, multiply(others, scale)), v))
+    # log of the sum, of which `of_label` is 1 where the label is on top
+    return sum_of_lanes(multiply(w, add(subtract(top, at_label), log_of_sum(one, others, of_label))))
+
+
+@inline
+def log_of_sum(one, others, of_label):
+    """log(others + of_label), at least 0, with the digits of `others` where `of_label` is 1."""
+    ones = splat(one, 1.0)
+    return log1p(one, add(others, subtract(of_label, ones)))
 
 
 @inline
@@ -266,7 +278,7 @@ def _exp_of_row(one, z, a, M, top, e):
 
 @kernel
 def residuals_of_rows(z, labels, weights, r):
-    """w (p - y) of rows z (n, M) into r (n, M); returns the loss."""
+    """w (p - y) of rows z (n, M) into r (n, M); returns the loss. p - 1 is taken from the other classes."""
     n, M = z.shape
     one = z.dtype.type(0)
     flat, out = z.reshape(z.size), r.reshape(r.size)
@@ -275,17 +287,25 @@ def residuals_of_rows(z, labels, weights, r):
     for i in range(n):
         a = i * M
         top = row_max(one, flat, a, None, 0, M)
-        total = _exp_of_row(one, flat, a, M, splat(one, top), e)
-        scale = splat(one, weights[i] / total)
+        _exp_of_row(one, flat, a, M, splat(one, top), e)
+        y = labels[i]
+        of_label = e[y]
+        e[y] = 0
+        sums = splat(one, 0.0)
+        for k in range(0, M, LANES):
+            sums = add(sums, load_part(one, e, k, min(LANES, M - k), 0.0))
+        others = sum_of_lanes(sums)
+        factor = weights[i] / (others + of_label)
+        scale = splat(one, factor)
         k = 0
         while k + LANES <= M:
             store(out, a + k, multiply(load(one, e, k), scale))
             k += LANES
         if k < M:
             store_part(out, a + k, M - k, multiply(load_part(one, e, k, M - k, 0.0), scale))
-        y = labels[i]
-        out[a + y] -= weights[i]
-        loss += weights[i] * (np.float64(top) - np.float64(flat[a + y]) + np.log(np.float64(total)))
+        out[a + y] = -others * factor
+        rest = np.float64(others) + (np.float64(of_label) - 1.0)
+        loss += weights[i] * (np.float64(top) - np.float64(flat[a + y]) + np.log1p(rest))
     return loss
 
 

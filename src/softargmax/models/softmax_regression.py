@@ -259,6 +259,7 @@ class TrainingRows:
             raise ValueError(f"class_weight is 0 for class {given[~counted].tolist()[0]!r}; leave its rows out")
         self.given, self.kept = all_given, np.flatnonzero(counted_before)
         self.X: Any = X
+        _raise_if_far_apart(weights)
         self.labels: IntArray = labels.astype(np.int64)
         self.weights: Float64Array = weights
         _raise_if_too_large(X, len(self.classes))
@@ -270,6 +271,16 @@ class TrainingRows:
         except NotFiniteError as error:
             sentence = not_finite(self.estimator, int(self.kept[error.row]), error.column, error.value)
             raise ValueError(sentence) from None
+
+
+def _raise_if_far_apart(weights: Float64Array) -> None:
+    """Raise ValueError for weights that no sum in float32 would see beside each other."""
+    low, high = float(weights.min()), float(weights.max())
+    if not (low >= 1e-100 and high <= 1e100 and high <= 1e30 * low):
+        raise ValueError(
+            "sample_weight, times class_weight, must lie between 1e-100 and 1e100, within 30 decades of one another, "
+            f"or be 0 to leave a row out; got {low:g} to {high:g}"
+        )
 
 
 def _raise_if_too_large(X: Any, n_classes: int) -> None:
@@ -342,6 +353,8 @@ def check_parameters(*, C: Any, fit_intercept: Any, tol: Any, max_iter: Any, war
             raise ValueError(f"{name} must be True or False; got {value!r}")
     if not _is_number(C) or not C > 0:
         raise ValueError(f"C must be a number above 0, numpy.inf for no penalty; got {C!r}")
+    if np.isfinite(C) and not 1e-100 <= C <= 1e100:
+        raise ValueError(f"C must lie between 1e-100 and 1e100, or be numpy.inf for no penalty; got {C!r}")
     if not _is_number(tol) or not 0 <= tol < 1:
         raise ValueError(f"tol must be a number from 0 to below 1; got {tol!r}")
     if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:

@@ -167,11 +167,13 @@ class Problem(ABC):
         return coef, intercept - intercept.mean() if self.width > 1 else intercept
 
     def centred(self, theta: Float64Array) -> Float64Array:
-        """Without what all classes share, which the penalty pulls to 0 and directions leave as it is."""
-        if self.width == 1:
-            return theta
-        flat = self._flat(theta)
-        return theta - self._flat(np.broadcast_to(flat.mean(axis=0), flat.shape))
+        """Without what all classes share, which the penalty pulls to 0, and without intercepts that are not fitted."""
+        flat = np.array(self._flat(theta))
+        if self.width > 1:
+            flat -= flat.mean(axis=0)
+        if not self.fit_intercept:
+            flat[:, -1] = 0
+        return np.ascontiguousarray(self._flat(flat))
 
     def _together(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         return np.concatenate([coef, intercept[:, None]], axis=1)

@@ -39,6 +39,7 @@ _STUCK = 3  # steps without progress
 _MAX_PRODUCTS = 250  # of one Newton step
 _TRUSTED = 1e-8  # products in float32 make a gradient smaller by the root of this, no more
 _MAX_NEWTON = 60
+_MOST_IN_FLOAT32 = 100  # steps
 _MOST_WIDE = 1024  # rows of fewer rows than features, for a change of axes
 _SHORTEST = 1e-10  # step
 _SMALL = 1 << 16  # multiplications of a pass: such a problem is solved to the last digits, which takes no time
@@ -164,6 +165,8 @@ class _Search:
     def __init__(self, problem: Problem, tol: float, max_iter: int, floor: float = _NOISE) -> None:
         self.problem, self.tol, self.max_iter, self.floor = problem, tol, max_iter, floor
         self.n_iter = 0
+        # a small problem that takes long is beyond float32: it is solved whole
+        self.most_in_float32 = min(max_iter, _MOST_IN_FLOAT32) if problem.has_small_hessian else max_iter
         is_small = problem.n * problem.d * problem.width <= _SMALL
         self.aim = min(tol, _LAST_DIGITS) if is_small else tol
 
@@ -199,7 +202,7 @@ class _Search:
     def _lbfgs(self, theta: Float64Array, loss: float, gradient: Float64Array, memory: Memory) -> Float64Array:
         problem = self.problem
         refresh, stuck = problem.passes_of_half_a_build(), 0
-        while self.n_iter < self.max_iter and stuck < _STUCK:
+        while self.n_iter < self.most_in_float32 and stuck < _STUCK:
             if self.n_iter >= refresh:
                 memory.preconditioner = problem.preconditioner()
                 refresh *= 4
@@ -223,7 +226,7 @@ class _Search:
         stuck = 0
         while True:
             solve = problem.preconditioner()
-            if self.n_iter >= self.max_iter or stuck >= _STUCK or not loss > 0:
+            if self.n_iter >= self.most_in_float32 or stuck >= _STUCK or not loss > 0:
                 return theta
             decrement = float(np.vdot(gradient, solve(gradient)))
             if not 0.5 * decrement > self.floor * loss or self._good_enough(loss, gradient):
@@ -258,6 +261,8 @@ class _Search:
                 if new_loss <= loss * (1 + 1e-13) or length < 1e-6:
                     break
                 length *= 0.5
+            if not new_loss <= loss * (1 + 1e-12):  # rounding decides
+                break
             theta, loss, gradient = new, new_loss, new_gradient
             problem.loss_and_gradient(theta)  # logits for products with the Hessian
             problem.accept()
