@@ -41,9 +41,7 @@ class TiledLogits:
         return _nll(z, labels, weights)
 
     def _sums(self, run: Callable[[int, int], Array]) -> Array:
-        parts: list[Array] = []
-        in_order(run, parts.append, self.n_tiles, LANES * self.width * 16, max(64, self.n_tiles // MOST_CHUNKS))
-        return sum(parts[1:], parts[0])
+        return _added(run, self.n_tiles, LANES * self.width * 16, max(64, self.n_tiles // MOST_CHUNKS))
 
     def along(self, step: float) -> tuple[float, float]:
         """Loss and slope between the logits of two points."""
@@ -111,9 +109,7 @@ class RowLogits:
         return _nll(self.here[rows], labels, weights)
 
     def _sums(self, run: Callable[[int, int], Array]) -> Array:
-        parts: list[Array] = []
-        in_order(run, parts.append, self.n, self.width, max(256, -(-self.n // MOST_CHUNKS)))
-        return sum(parts[1:], parts[0])
+        return _added(run, self.n, self.width, max(256, -(-self.n // MOST_CHUNKS)))
 
     def along(self, step: float) -> tuple[float, float]:
         """Loss and slope between the logits of two points."""
@@ -157,6 +153,20 @@ class RowLogits:
             return np.diag(wp.sum(axis=0, dtype=np.float64)) - (wp.T @ p)
 
         return self._sums(run)
+
+
+def _added(run: Callable[[int, int], Array], units: int, work: int, step: int) -> Array:
+    """The sum of run(start, stop) over units, in their order: no two of its terms are kept."""
+    total: list[Array] = []
+
+    def join(part: Array) -> None:
+        if total:
+            total[0] += part
+        else:
+            total.append(part)
+
+    in_order(run, join, units, work, step)
+    return total[0]
 
 
 def _nll(z: Array, labels: IntArray, weights: Float64Array) -> float:

@@ -20,6 +20,8 @@ from softargmax.typing import Float64Array, IntArray
 _BLOCK = 1 << 20  # numbers of a block of rows in float64
 _MOST_PARAMETERS = 1024  # whose Hessian is a matrix
 _MOST_WORK = 1 << 31  # multiplications that make it
+_LEFT = 1e-6  # of the gradient over intercepts, by rounding
+_UNSEEN = 1e-10  # of the weight of all rows: what is left where all rows are right, and sure
 _ROUNDED = 1e-16  # of the largest eigenvalue
 _LARGEST = 1e100  # entry
 _FINEST = 300  # power of two that an entry is multiplied by
@@ -200,8 +202,10 @@ class Problem(ABC):
         if not np.isfinite(moments).all() or not np.isfinite(gap):
             return np.inf
         step = -np.linalg.lstsq(moments, of_intercepts, rcond=1e-10)[0]
+        # a slope without curvature, as where rounding has made wrong probabilities 1: no step leads to its end
+        left = np.abs(of_intercepts + moments @ step).max()
         far = float(np.abs(step).max())
-        if far > 1:
+        if far > 1 or left > max(_LEFT * np.abs(of_intercepts).max(), _UNSEEN):
             return np.inf
         if hessian is None:
             product = self.product(self._together(np.zeros((self.width, self.d)), step))
