@@ -366,31 +366,6 @@ def test_memory_is_that_of_a_process_of_its_own():
         memory(drawn(3)._replace(C=-1.0))
 
 
-class Forgets:
-    def partial_fit(self, X, y, classes):
-        self.coef_, self.intercept_ = np.zeros((len(classes), X.shape[1])), np.zeros(len(classes))
-
-
-class Keeps(Forgets):
-    kept = ()
-
-    def partial_fit(self, X, y, classes):
-        super().partial_fit(X, y, classes)
-        self.kept = (*self.kept, X)
-
-
-def test_a_stream_that_keeps_its_rows_is_seen_and_the_benchmark_keeps_none(monkeypatch, tmp_path):
-    rows = scaled(200_000, 10, 3, 0)
-    benchmark._save(rows, tmp_path)
-    peaks = []
-    for model in (Forgets, Keeps):
-        monkeypatch.setattr(benchmark, "SoftmaxRegression", model)
-        peaks.append(benchmark._stream_in_child(tmp_path)["peak"])
-    if None in peaks:
-        pytest.skip("the system does not tell the highest mark")
-    assert peaks[0] < 0.5 * rows.X.nbytes < rows.X.nbytes < peaks[1] + 1e6
-
-
 def test_a_stream_comes_near_the_fit(monkeypatch):
     rows = scaled(20_000, 10, 3, 0)
     monkeypatch.setitem(SETS, "million", Set("", "", lambda: rows, 1, 1))
