@@ -119,7 +119,7 @@ def cross_validate(
 
     `Cs` ascend: each fit begins where that of the stronger penalty ended, with what it has learned of the Hessian. Rows
     are copied and centred once, for all fits; those that are held out have the weight 0. Fits end in float32, where
-    the loss exceeds its minimum by about 1e-7 of itself.
+    the loss exceeds its minimum by about 1e-6 of itself.
     """
     with blas_in_one_thread(), np.errstate(all="ignore"):
         problem = _problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
