@@ -33,6 +33,46 @@ def column_ranges(data, indices, indptr, weights, sums, low, high):
             low[j], high[j] = min(low[j], 0.0), max(high[j], 0.0)
 
 
+@kernel
+def count_entries(data, indices, largest, counts):
+    """Add the entries of each column to its count; whether all are 0, or of sizes from 1 / largest to largest."""
+    usual = True
+    for q in range(len(data)):
+        counts[indices[q]] += 1
+        size = abs(np.float64(data[q]))
+        usual &= size == 0 or 1 / largest <= size <= largest
+    return usual
+
+
+@kernel
+def merge_lone_columns(data, indices, indptr, counts, n_frequent, into, share, new_data, new_indices, new_indptr):
+    """CSR whose entries alone in their columns are one entry a row, their root of squares; the number of columns.
+
+    `into` and `share` say for each lone column which one it is merged into, and its part of that.
+    """
+    n_columns, to = n_frequent, 0
+    for i in range(len(indptr) - 1):
+        total = 0.0
+        for q in range(indptr[i], indptr[i + 1]):
+            j, x = indices[q], np.float64(data[q])
+            if counts[j] == 1:
+                total += x * x
+            else:
+                new_data[to], new_indices[to] = x, into[j]
+                to += 1
+        if total > 0:
+            root = np.sqrt(total)
+            for q in range(indptr[i], indptr[i + 1]):
+                j = indices[q]
+                if counts[j] == 1:
+                    into[j], share[j] = n_columns, np.float64(data[q]) / root
+            new_data[to], new_indices[to] = root, n_columns
+            to += 1
+            n_columns += 1
+        new_indptr[i + 1] = to
+    return n_columns
+
+
 @inline
 def _logits_of_tile(one, data, indices, indptr, table, base, t, row, z, a, classes):
     """Logits of the 16 rows of tile t, zeros beyond the last, into z from z[a] on."""

@@ -233,7 +233,9 @@ class TrainingRows:
     given, kept : all labels as they came, and which rows of theirs are left.
     """
 
-    def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, class_weight: Any) -> None:
+    def __init__(
+        self, estimator: Any, X: Any, y: Any, sample_weight: Any, class_weight: Any, *, in_folds: bool = False
+    ) -> None:
         self.estimator = estimator
         given = _labels(estimator, y)
         X = features_of(estimator, X, reset=True)
@@ -262,7 +264,7 @@ class TrainingRows:
         _raise_if_far_apart(weights)
         self.labels: IntArray = labels.astype(np.int64)
         self.weights: Float64Array = weights
-        _raise_if_too_large(X, len(self.classes))
+        _raise_if_too_large(X, len(self.classes), in_folds)
 
     def solved(self, solver: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """What a solver makes of the rows; entries that it cannot take are named as they were given."""
@@ -283,14 +285,18 @@ def _raise_if_far_apart(weights: Float64Array) -> None:
         )
 
 
-def _raise_if_too_large(X: Any, n_classes: int) -> None:
-    """Raise MemoryError where a fit would need more than is free: a copy of X in float32, logits twice, inverses."""
+def _raise_if_too_large(X: Any, n_classes: int, in_folds: bool) -> None:
+    """Raise MemoryError where a fit would need more than is free: a copy of X in float32, logits twice, inverses.
+
+    Lone columns of sparse X are merged in a copy in float64; the rows of a fold are copied as they are.
+    """
     (n, d), width = X.shape, 1 if n_classes == 2 else n_classes
     if scipy.sparse.issparse(X):
-        wanted = 4 * X.nnz + 8 * n * width + 40 * (d + 1) * width
+        wanted = 16 * X.nnz + 8 * n * width + 40 * (d + 1) * width
     else:
         blocks = width * (d + 1) ** 2
         wanted = 4 * n * d + 8 * n * width + (4 * blocks if blocks <= LARGEST_BLOCKS else 0) + 300 * (d + 1) * width
+    wanted += in_folds * (12 * X.nnz if scipy.sparse.issparse(X) else X.nbytes)
     free = free_memory()
     if free is not None and wanted > free:
         raise MemoryError(

@@ -62,7 +62,7 @@ class SoftmaxRegressionCV(LinearSoftmax):
         check_parameters(
             C=self.Cs_[0], fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter
         )  # fmt: skip
-        rows = TrainingRows(self, X, y, sample_weight, self.class_weight)
+        rows = TrainingRows(self, X, y, sample_weight, self.class_weight, in_folds=True)
         folds = _folds(self.cv, rows)
         options: dict[str, Any] = {"fit_intercept": bool(self.fit_intercept), "max_iter": int(self.max_iter)}
         self.nll_, starts = rows.solved(cross_validate, folds, self.Cs_, **options)

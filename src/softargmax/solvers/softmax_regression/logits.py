@@ -1,4 +1,4 @@
-"""The logits of two points, in float32: what lies between them, how they curve, the loss of some rows."""
+"""The logits of two points, in float32: what lies between them, how they curve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softargmax import ops
 from softargmax.kernels import LANES
 from softargmax.kernels.threads import in_order
 from softargmax.solvers.softmax_regression.problem import Problem
-from softargmax.typing import Array, Float64Array, IntArray
+from softargmax.typing import Array, Float64Array
 
 MOST_CHUNKS = 64  # of a pass; their bounds do not depend on the number of threads
 
@@ -30,15 +30,6 @@ class TiledLogits:
     def accept(self) -> None:
         """There is here from now on."""
         self.here, self.there = self.there, self.here
-
-    def set_weights(self, weights: Float64Array) -> None:
-        """Of mean 1."""
-        self.weights[: self.n] = weights
-
-    def nll(self, rows: IntArray, labels: IntArray, weights: Float64Array) -> float:
-        """The weighted mean of some rows."""
-        z = self.here.reshape(self.n_tiles, self.width, LANES)[rows // LANES, :, rows % LANES]
-        return _nll(z, labels, weights)
 
     def _sums(self, run: Callable[[int, int], Array]) -> Array:
         return _added(run, self.n_tiles, LANES * self.width * 16, max(64, self.n_tiles // MOST_CHUNKS))
@@ -100,14 +91,6 @@ class RowLogits:
         """There is here from now on."""
         self.here, self.there = self.there, self.here
 
-    def set_weights(self, weights: Float64Array) -> None:
-        """Of mean 1."""
-        self.weights = weights
-
-    def nll(self, rows: IntArray, labels: IntArray, weights: Float64Array) -> float:
-        """The weighted mean of some rows."""
-        return _nll(self.here[rows], labels, weights)
-
     def _sums(self, run: Callable[[int, int], Array]) -> Array:
         return _added(run, self.n, self.width, max(256, -(-self.n // MOST_CHUNKS)))
 
@@ -167,10 +150,3 @@ def _added(run: Callable[[int, int], Array], units: int, work: int, step: int) -
 
     in_order(run, join, units, work, step)
     return total[0]
-
-
-def _nll(z: Array, labels: IntArray, weights: Float64Array) -> float:
-    z = z.astype(np.float64)
-    if z.shape[1] == 1:
-        z = np.concatenate([np.zeros_like(z), z], axis=1)
-    return float(ops.cross_entropy(z, labels, weights=weights, reduction="mean"))

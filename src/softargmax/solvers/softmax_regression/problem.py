@@ -44,21 +44,16 @@ class Problem(ABC):
     ) -> None:
         self.x, self.labels, self.width, self.fit_intercept = x, labels, width, fit_intercept
         self.n, self.d = x.shape
-        self.fractions = weights / weights.sum()
-        self.mean, self.factor = self._units()
-        self._set(weights, C)
-
-    def weigh(self, weights: Float64Array, C: float) -> None:
-        """Take other weights, and another penalty; rows of weight 0 have logits and take no other part."""
-        self._set(weights, C)
-        self.logits.set_weights(self.weights)
-
-    def _set(self, weights: Float64Array, C: float) -> None:
-        total = float(weights.sum())
-        self.is_penalised = bool(np.isfinite(C))
-        self.scale = C * total if self.is_penalised else total
-        self.fractions = weights / total
+        self.total = float(weights.sum())
+        self.fractions = weights / self.total
         self.weights = self.fractions * self.n  # of mean 1
+        self.mean, self.factor = self._units()
+        self.penalise(C)
+
+    def penalise(self, C: float) -> None:
+        """Take another penalty; infinity is none."""
+        self.is_penalised = bool(np.isfinite(C))
+        self.scale = C * self.total if self.is_penalised else self.total
         held = np.where(self.factor > 0, self.factor**2, 1.0)  # also where the feature is left out
         self.ridge = held / self.scale if self.is_penalised else np.zeros(self.d)
 

@@ -19,15 +19,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from softargmax import ops
 from softargmax.solvers.multinomial import blas_in_one_thread
+from softargmax.solvers.softmax_regression.axes import LoneColumns, SpanOfRows
 from softargmax.solvers.softmax_regression.dense import DenseRows, DenseTiles
 from softargmax.solvers.softmax_regression.preconditioners import Diagonal, Preconditioner
-from softargmax.solvers.softmax_regression.problem import Problem
+from softargmax.solvers.softmax_regression.problem import NotFiniteError, Problem
 from softargmax.solvers.softmax_regression.sparse import SparseRows, SparseTiles
 from softargmax.typing import Array, Float64Array, IntArray
 
@@ -35,12 +37,12 @@ _WIDEST = 16  # columns of logits that tiles are for
 _PAIRS = 30  # of L-BFGS
 _NOISE = 3e-8  # of the objective: what sums of float32 leave open
 _PATH_FLOOR = 1e-6  # where fits that are compared end
+_AGAIN = 0.995  # of the loss: it has fallen so far that the Hessian is another
 _STUCK = 3  # steps without progress
 _MAX_PRODUCTS = 250  # of one Newton step
 _TRUSTED = 1e-8  # products in float32 make a gradient smaller by the root of this, no more
 _MAX_NEWTON = 60
 _MOST_IN_FLOAT32 = 100  # steps
-_MOST_WIDE = 1024  # rows of fewer rows than features, for a change of axes
 _SHORTEST = 1e-10  # step
 _SMALL = 1 << 16  # multiplications of a pass: such a problem is solved to the last digits, which takes no time
 _LAST_DIGITS = 1e-24  # of the square of what rounding leaves of the gradient
@@ -79,29 +81,31 @@ def fit_softmax_regression(
     weights : (n,) positive. start : coef and intercept of a fit that is like this one.
     Raises ValueError where `C` is infinite and the classes are separable: there is no minimum; NotFiniteError.
     """
-    if start is None and isinstance(x, np.ndarray) and x.shape[0] < min(x.shape[1], _MOST_WIDE):
-        start = _in_their_span(x, labels, weights, n_classes, C, fit_intercept, max_iter)
+    if (lone := LoneColumns.of(x)) is not None:
+        start = None if start is None else (lone.gathered(start[0]), start[1])
+        fit = _fit(lone.merged, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
+        return replace(fit, coef=lone.spread(fit.coef))
+    if start is None and (span := SpanOfRows.of(x)) is not None:
+        fit = _fit(span.rows, labels, weights, n_classes, C, fit_intercept, _TRUSTED, max_iter, None)
+        start = span.spread(fit.coef), fit.intercept
+    return _fit(x, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
+
+
+def _fit(
+    x: Any,
+    labels: IntArray,
+    weights: Float64Array,
+    n_classes: int,
+    C: float,
+    fit_intercept: bool,
+    tol: float,
+    max_iter: int,
+    start: tuple[Float64Array, Float64Array] | None,
+) -> SoftmaxRegressionFit:
     with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
         problem = _problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
         theta = problem.priors() if start is None else problem.from_coef(*start)
         return _Search(problem, tol, max_iter).run(theta)
-
-
-def _in_their_span(
-    x: Array, labels: IntArray, weights: Float64Array, n_classes: int, C: float, fit_intercept: bool, max_iter: int
-) -> tuple[Float64Array, Float64Array] | None:
-    """Of fewer rows than features: coefficients lie in the span of the rows, a problem of n features then."""
-    if not np.isfinite(x).all():
-        return None  # it is said later, where
-    with np.errstate(all="ignore"):
-        across, rows = np.linalg.qr(x.T.astype(np.float64))
-        if not np.isfinite(rows).all():
-            return None
-        fit = fit_softmax_regression(
-            np.ascontiguousarray(rows.T), labels, weights, n_classes, C=C, fit_intercept=fit_intercept, tol=_TRUSTED,
-            max_iter=max_iter,
-        )  # fmt: skip
-        return fit.coef @ across.T, fit.intercept
 
 
 def cross_validate(
@@ -117,27 +121,63 @@ def cross_validate(
 ) -> tuple[Float64Array, list[tuple[Float64Array, Float64Array]]]:
     """The mean NLL (n_folds, n_Cs) of the second rows of each fold, fitted to the first; mean coefficients for each C.
 
-    `Cs` ascend: each fit begins where that of the stronger penalty ended, with what it has learned of the Hessian. Rows
-    are copied and centred once, for all fits; those that are held out have the weight 0. Fits end in float32, where
-    the loss exceeds its minimum by about 1e-6 of itself.
+    `Cs` ascend: each fit begins where those of stronger penalties lead to, with what dense features teach of the
+    Hessian. Fits end in float32, where the loss exceeds its minimum by about 1e-6 of itself.
     """
+    lone = LoneColumns.of(x)
+    x = x if lone is None else lone.merged
+    nll = np.empty((len(folds), len(Cs)))
+    sums = [(np.zeros(1), np.zeros(1)) for _ in Cs]
+    for number, (fitted, held_out) in enumerate(folds):
+        try:
+            path = _path(x[fitted], labels[fitted], weights[fitted], n_classes, Cs, fit_intercept, max_iter)
+        except NotFiniteError as error:
+            raise NotFiniteError(int(fitted[error.row]), error.column, error.value) from None
+        others = x[held_out]
+        for c, (coef, intercept) in enumerate(path):
+            z = others @ coef.T + intercept
+            z = np.concatenate([np.zeros_like(z), z], axis=1) if len(coef) == 1 else z
+            nll[number, c] = ops.cross_entropy(z, labels[held_out], weights=weights[held_out], reduction="mean")
+            sums[c] = sums[c][0] + coef, sums[c][1] + intercept
+    means = [(coef / len(folds), intercept / len(folds)) for coef, intercept in sums]
+    return nll, means if lone is None else [(lone.spread(coef), intercept) for coef, intercept in means]
+
+
+def _path(
+    x: Any,
+    labels: IntArray,
+    weights: Float64Array,
+    n_classes: int,
+    Cs: Float64Array,
+    fit_intercept: bool,
+    max_iter: int,
+) -> list[tuple[Float64Array, Float64Array]]:
+    """Coefficients and intercepts for ascending Cs."""
     with blas_in_one_thread(), np.errstate(all="ignore"):
         problem = _problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
-        nll = np.empty((len(folds), len(Cs)))
         is_small = problem.n * problem.d * problem.width <= _SMALL
-        means = [np.zeros((problem.width, problem.d + 1)) for _ in Cs]
-        for number, (fitted, held_out) in enumerate(folds):
-            of_fold = np.zeros(problem.n)
-            of_fold[fitted] = weights[fitted]
-            theta, memory = None, None
-            for c, C in enumerate(Cs):
-                problem.weigh(of_fold, float(C))
-                search = _Search(problem, 0.0, max_iter, floor=_NOISE if is_small else _PATH_FLOOR)
-                theta, memory = search.run_in_float32(problem.priors() if theta is None else theta, memory)
-                nll[number, c] = problem.logits.nll(held_out, labels[held_out], weights[held_out])
-                coef, intercept = problem.to_coef(theta)
-                means[c] += np.concatenate([coef, intercept[:, None]], axis=1) / len(folds)
-        return nll, [(mean[:, :-1], mean[:, -1]) for mean in means]
+        path, ends = [], list[Float64Array]()
+        learned = None
+        for c, C in enumerate(Cs):
+            problem.penalise(float(C))
+            search = _Search(problem, 0.0, max_iter, floor=_NOISE if is_small else _PATH_FLOOR)
+            start = _ahead(ends, Cs[: c + 1]) if ends else problem.priors()
+            theta, learned = search.run_in_float32(start, learned, ends[-1] if ends else None)
+            ends = [*ends[-2:], theta]
+            path.append(problem.to_coef(theta))
+        return path
+
+
+def _ahead(ends: list[Float64Array], Cs: Float64Array) -> Float64Array:
+    """Where the fit to the last of Cs may be: on the line or the parabola through the ends of the last fits.
+
+    Coefficients are smooth in log C.
+    """
+    *before, at = np.log(Cs[-len(ends) - 1 :])
+    ahead = np.zeros_like(ends[0])
+    for here, theta in zip(before, ends, strict=True):
+        ahead += math.prod((at - other) / (here - other) for other in before if other != here) * theta
+    return ahead
 
 
 def _problem_of(
@@ -172,8 +212,8 @@ class _Search:
 
     def run(self, theta: Float64Array) -> SoftmaxRegressionFit:
         problem = self.problem
-        theta, memory = self.run_in_float32(theta)
-        found = self._finish(theta, problem.preconditioner() if memory is None else memory.solve)
+        theta, learned = self.run_in_float32(theta)
+        found = self._finish(theta, learned)
         if not found.gap <= self.tol * found.loss and self.n_iter < self.max_iter and problem.has_small_hessian:
             found = self._newton_in_float64(found)
         if not problem.is_penalised:
@@ -187,15 +227,19 @@ class _Search:
             bool(gap <= self.tol * found.loss),
         )  # fmt: skip
 
-    def run_in_float32(self, theta: Float64Array, memory: Memory | None = None) -> tuple[Float64Array, Memory | None]:
-        """To the floor; with what dense features teach of the Hessian, in a fit before with another C too."""
+    def run_in_float32(
+        self, theta: Float64Array, learned: Memory | Diagonal | None = None, before: Float64Array | None = None
+    ) -> tuple[Float64Array, Memory | Diagonal]:
+        """To the floor from theta, or from where a fit before ended; and what is known of the Hessian there."""
         problem = self.problem
         loss, gradient = problem.loss_and_gradient(theta)
+        if before is not None and not loss <= problem.along(before, np.zeros_like(before), 0.0)[0]:
+            theta = before
+            loss, gradient = problem.loss_and_gradient(theta)
         problem.accept()
         if problem.is_sparse:
-            return self._newton_in_float32(theta, loss, gradient), None
-        if memory is None:
-            memory = Memory(theta.shape)
+            return self._newton_in_float32(theta, loss, gradient)
+        memory = learned if isinstance(learned, Memory) else Memory(theta.shape)
         memory.begin(problem.preconditioner_at_zero(), problem.ridge)
         return self._lbfgs(theta, loss, gradient, memory), memory
 
@@ -206,7 +250,7 @@ class _Search:
             if self.n_iter >= refresh:
                 memory.preconditioner = problem.preconditioner()
                 refresh *= 4
-            direction = -memory.solve(gradient)
+            direction = -memory(gradient)
             slope = float(np.vdot(gradient, direction))
             if not -0.5 * slope > self.floor * loss or self._good_enough(loss, gradient):
                 break
@@ -221,17 +265,19 @@ class _Search:
         """Whether float64 is likely to certify what float32 has found."""
         return self.problem.gap_over_coef(gradient) <= 0.25 * self.aim * loss
 
-    def _newton_in_float32(self, theta: Float64Array, loss: float, gradient: Array) -> Float64Array:
+    def _newton_in_float32(self, theta: Float64Array, loss: float, gradient: Array) -> tuple[Float64Array, Diagonal]:
         problem = self.problem
-        stuck = 0
+        stuck, solve, loss_then = 0, problem.preconditioner(), loss
         while True:
-            solve = problem.preconditioner()
-            if self.n_iter >= self.most_in_float32 or stuck >= _STUCK or not loss > 0:
-                return theta
             decrement = float(np.vdot(gradient, solve(gradient)))
+            if self.n_iter >= self.most_in_float32 or stuck >= _STUCK or not loss > 0:
+                return theta, solve
             if not 0.5 * decrement > self.floor * loss or self._good_enough(loss, gradient):
-                return theta
-            forcing = max(min(0.1, decrement / loss), _NOISE * loss / decrement)
+                return theta, solve
+            if loss < _AGAIN * loss_then:
+                solve, loss_then = problem.preconditioner(), loss
+                decrement = float(np.vdot(gradient, solve(gradient)))
+            forcing = max(min(0.1, decrement / loss), self.floor * loss / decrement)
             enough = functools.partial(_is_below, forcing * decrement)
             direction, _ = self._newton_direction(gradient, solve, enough)
             slope = float(np.vdot(gradient, direction))
@@ -432,7 +478,7 @@ class Memory:
         self.count += 1
         return True
 
-    def solve(self, gradient: Float64Array) -> Float64Array:
+    def __call__(self, gradient: Float64Array) -> Float64Array:
         """An approximate inverse of the Hessian, times the gradient."""
         from softargmax.kernels import regression
 

@@ -42,8 +42,9 @@ class Sparse(Problem):
         self.n_parts = 1 if self.n * self._work_of_row < _WORK else min(8, max(2, entries // 24))
         self.parts = np.empty((self.n_parts, self.d * width), self.dtype)
 
-    def _set(self, weights: Float64Array, C: float) -> None:
-        super()._set(weights, C)
+    def penalise(self, C: float) -> None:
+        """Take another penalty; infinity is none."""
+        super().penalise(C)
         self.dtype = np.dtype(np.float32 if self.is_tame else np.float64)
         self.columns = [part.astype(self.dtype) for part in (self.mean, self.factor / self.n, self.ridge)]
 
