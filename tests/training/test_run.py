@@ -303,7 +303,7 @@ def test_gone_on_with_is_the_same_for_every_optimizer_and_network(given, tmp_pat
 
 def test_a_second_ctrl_c_leaves_a_run_that_is_half_written_and_can_be_gone_on_with(mlp, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(start_module, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(start_module, "metrics", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             start(tmp_path / "run", settings_of(), at_batch=stop_after(8))
     with pytest.raises(ValueError, match="run is half written: training was stopped before its end; go on with"):

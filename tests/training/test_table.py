@@ -1,8 +1,14 @@
 """A table -> a run: what was found, which rows went where, what was fitted on which, and the folder that holds it."""
 
+import contextlib
 import json
 import math
+import os
+import secrets
 import shutil
+import signal
+from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -329,21 +335,78 @@ def test_a_training_that_stops_leaves_nothing(tmp_path, monkeypatch, where, erro
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+def killed(where, folder, settings):
+    """Train in a child that gets a kill -9 where it comes to the function `where`."""
+    child = os.fork()
+    if not child:
+        setattr(table_module, where, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+        with contextlib.suppress(BaseException):
+            train_table(folder, settings)
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def law_the_next_training_removes_what_a_killed_one_left(folder):
+    settings = written(folder / "t.csv", C=1.0)
+    for name, where in (("run", "_fit"), ("run", "write_index"), ("other", "_fit")):
+        killed(where, folder / name, settings)
+    assert [len(list(folder.glob(pattern))) for pattern in ("*", ".*.part")] == [4, 3]
+    train_table(folder / "run", settings)
+    assert len(list(folder.glob(".*"))) == 1  # into `other`; for all that is known, it goes on
+    train_table(folder / "other", settings)
+    assert sorted(path.name for path in folder.iterdir()) == ["other", "run", "t.csv"]
+
+
+def test_the_next_training_removes_what_a_killed_one_left(tmp_path):
+    law_the_next_training_removes_what_a_killed_one_left(tmp_path)
+
+
+@pytest.mark.parametrize("name_of", [lambda name: b"", lambda name: secrets.token_bytes()], ids=["any", "none"])
+def test_the_law_rejects_who_does_not_know_whose_it_is(tmp_path, monkeypatch, name_of):
+    monkeypatch.setattr(table_module, "hashlib", SimpleNamespace(sha256=lambda name: sha256(name_of(name))))
+    with pytest.raises(AssertionError):
+        law_the_next_training_removes_what_a_killed_one_left(tmp_path)
+
+
+def test_of_two_trainings_into_one_folder_the_first_to_end_stays(tmp_path, monkeypatch):
+    settings, fit = written(tmp_path / "t.csv", C=1.0), table_module._fit
+
+    def overtaken(*given):
+        monkeypatch.setattr(table_module, "_fit", fit)
+        train_table(tmp_path / "run", settings)
+        return fit(*given)
+
+    monkeypatch.setattr(table_module, "_fit", overtaken)
+    with pytest.raises(ValueError, match="run is a run already; give the name of a new folder"):
+        train_table(tmp_path / "run", settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "t.csv"]
+    assert read_table_run(tmp_path / "run").settings == settings
+
+
+def test_a_name_may_be_as_long_as_names_are(tmp_path):
+    assert train_table(tmp_path / ("é" * 127), written(tmp_path / "t.csv", C=1.0)).folder.exists()
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_the_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(table_module, "_fit", None)
     with pytest.raises(ValueError, match="cannot write /proc/nowhere/run: no such file or directory"):
         train_table("/proc/nowhere/run", written(tmp_path / "t.csv", C=1.0))
 
 
-def test_a_folder_that_is_taken_stays_as_it_is(run, tmp_path):
+def test_a_folder_that_is_taken_stays_as_it_is(run, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     with pytest.raises(ValueError, match="is a run already; give the name of a new folder"):
         train_table(run.folder, run.settings)
     assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
     (tmp_path / "file").touch()
-    for taken in (tmp_path, tmp_path / "file"):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "broken").symlink_to("nothing")
+    monkeypatch.chdir(tmp_path / "empty")
+    for taken in (tmp_path, tmp_path / "file", tmp_path / "link", tmp_path / "broken", "."):
         with pytest.raises(ValueError, match="is there already"):
             train_table(taken, run.settings)
+    assert train_table(tmp_path / "empty", run.settings).folder == tmp_path / "empty"
 
 
 @pytest.fixture

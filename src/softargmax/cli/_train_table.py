@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from softargmax.training.table import TableRun, TableSettings
 
 MOST_CLASSES = 10  # that are listed
-KINDS = {"number": "numbers", "category": "categories", "text": "text"}
 
 
 def train_on_table(output: Path, settings: TableSettings) -> TableRun:
@@ -56,6 +55,7 @@ def _found(
 ) -> list[str]:
     """A line for each thing that was found."""
     from softargmax.data._arrays import listed
+    from softargmax.report.table import KINDS
     from softargmax.report.words import count, plain
     from softargmax.training.findings import LEFT_OUT
 

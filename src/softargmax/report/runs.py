@@ -54,12 +54,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from softargmax.training import Run
+    from softargmax.training.table import TableRun
 
 TOLD = 0.05  # a p-value below it tells two runs apart
 
 
 def run_story(run: Run) -> Story:
-    """What was measured of a run: its test part before and after the calibrator fitted on its calibration part."""
+    """What was measured of a run on images."""
+    source = f"{run.settings.name} on {run.settings.data}"
+    return measured(run, source=source, n_fitted=run.n_calibration, notes=_notes_of(run))
+
+
+def measured(run: Run | TableRun, *, source: str, n_fitted: int, notes: tuple[str, ...]) -> Story:
+    """What was measured of a run: its test part before and after the calibrator fitted on its calibration part.
+
+    source, n_fitted, notes : those of the Story.
+    """
     from softargmax.metrics import evaluate
 
     assert run.test.labels is not None
@@ -68,13 +78,13 @@ def run_story(run: Run) -> Story:
     return Story(
         before=evaluate(run.test.labels, logits=logits),
         after=evaluate(run.test.labels, logits=run.calibrator.predict_log_proba(logits)),
-        source=f"{run.settings.name} on {run.settings.data}",
+        source=source,
         class_names=run.class_names,
         temperature=float(run.calibrator.temperature_),
         temperature_interval=(float(low), float(high)),
-        n_fitted=run.n_calibration,
+        n_fitted=n_fitted,
         held_out=True,
-        notes=_notes_of(run),
+        notes=notes,
     )
 
 

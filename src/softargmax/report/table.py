@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from softargmax._files import write_whole
 from softargmax.report.coefficients import (
     COLORS,
     PUSHES_ARE_SHARED,
@@ -50,9 +49,10 @@ from softargmax.report.plots import (
     place,
     plain_frame,
     reliability_figure,
-    rendered,
 )
+from softargmax.report.runs import measured
 from softargmax.report.story import Story, headline, verdict
+from softargmax.report.training import save_figures
 from softargmax.report.words import count, number, percent, plain
 from softargmax.typing import Float64Array
 
@@ -67,23 +67,9 @@ LEFT_OUT = {"constant": "all rows have the same value", "id": "no two rows have 
 
 
 def table_story(run: TableRun) -> Story:
-    """What was measured of a run: its test part before and after the calibrator fitted on its calibration part."""
-    from softargmax.metrics import evaluate
-
-    assert run.test.labels is not None
-    logits = run.test.logits
-    low, high = run.calibrator.interval()
-    return Story(
-        before=evaluate(run.test.labels, logits=logits),
-        after=evaluate(run.test.labels, logits=run.calibrator.predict_log_proba(logits)),
-        source=f"softmax regression on {run.settings.data}",
-        class_names=run.class_names,
-        temperature=float(run.calibrator.temperature_),
-        temperature_interval=(float(low), float(high)),
-        n_fitted=run.n_fitted,
-        held_out=True,
-        notes=tuple(_notes(run)),
-    )
+    """What was measured of a run on a table."""
+    source = f"softmax regression on {run.settings.data}"
+    return measured(run, source=source, n_fitted=run.n_fitted, notes=tuple(_notes(run)))
 
 
 def _notes(run: TableRun) -> Iterable[str]:
@@ -166,17 +152,7 @@ def save_table_figures(run: TableRun, folder: Path, *, kind: str = "png") -> lis
 
     `kind` is "png" or "svg". Returns the files. Raises ValueError for another kind, and where a file cannot be written.
     """
-    if kind not in ("png", "svg"):
-        raise ValueError(f"kind must be png or svg; got {kind!r}")
-    figures = table_figures(run)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, drawn in figures.items():
-        drawn.set_facecolor(LIGHT["page"])
-        files.append(folder / f"{name}.{kind}")
-        write_whole(files[-1], rendered(drawn, kind, name, dpi=200, fonttype="path"))
-    return files
+    return save_figures(table_figures(run), folder, kind)
 
 
 # ---- the page ----

@@ -405,9 +405,16 @@ def save_run_figures(runs: Sequence[Run], folder: Path, *, kind: str = "png") ->
     `kind` is "png" or "svg". Returns the files. Raises ValueError for another kind or number of runs, and where a file
     cannot be written.
     """
+    return save_figures(run_figures(runs), folder, kind)
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path, kind: str) -> list[Path]:
+    """Write figures into `folder`, made if need be, as `name.kind`, on the page of the light theme -> the files.
+
+    Raises ValueError for a kind that is not "png" or "svg", and where a file cannot be written.
+    """
     if kind not in ("png", "svg"):
         raise ValueError(f"kind must be png or svg; got {kind!r}")
-    figures = run_figures(runs)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = []

@@ -19,7 +19,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +130,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             f"{folder} is half written: training was stopped before its end; go on with the command that began it, "
             f"softargmax train {document['settings']['data']} -o {folder} and its options, and --resume"
         )
-    for name in FILES:
-        if sha256_of(folder / name) != document["files"][name]:
-            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {INDEX}; train again")
+    check_files(folder, FILES, document["files"])
     from softargmax.calibration import load
 
     with np.load(folder / EXAMPLES, allow_pickle=False) as arrays:
@@ -271,6 +269,29 @@ def npz(**arrays: Array | None) -> bytes:
     present: Any = {name: array for name, array in arrays.items() if array is not None}
     np.savez_compressed(buffer, **present)
     return buffer.getvalue()
+
+
+def metrics(calibrator: Any, logits: Array, labels: IntArray) -> bytes:
+    """The bytes of `metrics.json`: what the logits of the test part are worth before and after calibration."""
+    from softargmax.metrics import evaluate
+
+    before = evaluate(labels, logits=logits)
+    after = evaluate(labels, logits=calibrator.predict_log_proba(logits))
+    low, high = calibrator.interval()
+    content = {
+        "before": json.loads(before.to_json()),
+        "after": json.loads(after.to_json()),
+        "temperature": float(calibrator.temperature_),
+        "temperature_interval": [low, high if np.isfinite(high) else None],
+    }
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def check_files(folder: Path, names: Iterable[str], sha256: Mapping[str, str]) -> None:
+    """Raise ValueError naming the first of the files of a run that is not the one in `run.json`."""
+    for name in names:
+        if sha256_of(folder / name) != sha256[name]:
+            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {INDEX}; train again")
 
 
 def _settings(entry: Any) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from softargmax import __version__
 from softargmax._files import half_files, write_whole
 from softargmax.calibration import TemperatureScaling
 from softargmax.data import ImageData, border_mean, read_images
-from softargmax.metrics import evaluate
 from softargmax.models.networks import Cnn, parameters
 from softargmax.training.checkpoint import State, read_checkpoint, write_checkpoint
 from softargmax.training.loop import Batches, logits_of, scaled, train
@@ -30,6 +28,7 @@ from softargmax.training.run import (
     TEST,
     WEIGHTS,
     Run,
+    metrics,
     network_of,
     npz,
     read_index,
@@ -137,21 +136,12 @@ def _finish(folder: Path, state: State, data: ImageData, inputs: Inputs) -> dict
     network = state.network
     calibration, test = (logits_of(network, part.images, inputs) for part in (data.calibration, data.test))
     calibrator = TemperatureScaling().fit(calibration, data.calibration.labels)
-    calibrated = calibrator.predict_log_proba(test)
-    before, after = (evaluate(data.test.labels, logits=logits) for logits in (test, calibrated))
-    low, high = calibrator.interval()
-    metrics = {
-        "before": json.loads(before.to_json()),
-        "after": json.loads(after.to_json()),
-        "temperature": float(calibrator.temperature_),
-        "temperature_interval": [low, high if np.isfinite(high) else None],
-    }
     calibrator.save(folder / CALIBRATOR)
     files = {
         WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}),
         TEST: npz(logits=test, labels=data.test.labels, class_names=np.array(data.class_names)),
-        METRICS: (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode(),
-        EXAMPLES: _examples(network, data, calibrated, inputs),
+        METRICS: metrics(calibrator, test, data.test.labels),
+        EXAMPLES: _examples(network, data, calibrator.predict_log_proba(test), inputs),
     }
     for name, content in files.items():
         write_whole(folder / name, content)

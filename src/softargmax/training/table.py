@@ -7,14 +7,15 @@
     metrics.json                          of the test part, before and after calibration
     fit.npz                               rows of the parts, NLL of each C that was tried, deviations of the features
 
-The folder is made beside its name and renamed when it is whole: there is no half of one.
+The folder is made beside its name and renamed when it is whole: there is no half of one. A training that is killed
+leaves a hidden folder `.*.part` there, which the next one into the same folder removes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import hashlib
 import math
 import os
 import secrets
@@ -33,7 +34,6 @@ from softargmax._files import write_whole
 from softargmax.calibration import TemperatureScaling, load
 from softargmax.data import Predictions, read_predictions
 from softargmax.data.columns import ColumnKind, Columns, read_columns
-from softargmax.metrics import evaluate
 from softargmax.models import SoftmaxRegression, SoftmaxRegressionCV
 from softargmax.models.table import ARRAYS, MODEL, TableFeatures, TableModel, fitted, read_model
 from softargmax.training.findings import (
@@ -47,7 +47,19 @@ from softargmax.training.findings import (
     left_out,
 )
 from softargmax.training.parts import PARTS, split, twins_of
-from softargmax.training.run import CALIBRATOR, INDEX, METRICS, TEST, has_keys, npz, read_index, sha256_of, write_index
+from softargmax.training.run import (
+    CALIBRATOR,
+    INDEX,
+    METRICS,
+    TEST,
+    check_files,
+    has_keys,
+    metrics,
+    npz,
+    read_index,
+    sha256_of,
+    write_index,
+)
 from softargmax.typing import Float64Array, IntArray
 
 FIT = "fit.npz"
@@ -154,12 +166,13 @@ def train_table(
     at_found(findings, class_names, rows)
     with _whole_folder(folder) as beside:
         model, fit, arrays = _fit(table, labels, rows["train"], used, class_names, settings)
+        _check_folder(folder)  # another training may have been faster
         of_calibration, of_test = (model.logits(table.rows(rows[part])) for part in ("calibration", "test"))
         calibrator = TemperatureScaling().fit(of_calibration, labels[rows["calibration"]])
         files = {
             **model.files(),
             TEST: npz(logits=of_test, labels=labels[rows["test"]], class_names=np.array(class_names)),
-            METRICS: _metrics(calibrator, of_test, labels[rows["test"]]),
+            METRICS: metrics(calibrator, of_test, labels[rows["test"]]),
             FIT: npz(**arrays, **rows),
         }
         for name, content in files.items():
@@ -196,9 +209,7 @@ def read_table_run(folder: str | os.PathLike[str]) -> TableRun:
         raise ValueError(f"{folder / INDEX} cannot be read: there is no {error}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / INDEX} cannot be read: {error}") from None
-    for name in FILES:
-        if sha256_of(folder / name) != document["files"][name]:
-            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one in {INDEX}; train again")
+    check_files(folder, FILES, document["files"])
     model = read_model(folder)
     with np.load(folder / FIT, allow_pickle=False) as arrays:
         details = dict(arrays)
@@ -260,7 +271,8 @@ def _looked_at(
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free or folder.is_symlink() or not folder.name:  # no folder takes the name of a link, or of `.`
         what = "a run" if (folder / INDEX).exists() else "there"
         raise ValueError(f"{folder} is {what} already; give the name of a new folder")
 
@@ -321,23 +333,14 @@ def _check_memory(n_rows: int, features: TableFeatures) -> None:
         )
 
 
-def _metrics(calibrator: Any, logits: Float64Array, labels: IntArray) -> bytes:
-    before = evaluate(labels, logits=logits)
-    after = evaluate(labels, logits=calibrator.predict_log_proba(logits))
-    low, high = calibrator.interval()
-    metrics = {
-        "before": json.loads(before.to_json()),
-        "after": json.loads(after.to_json()),
-        "temperature": float(calibrator.temperature_),
-        "temperature_interval": [low, high if np.isfinite(high) else None],
-    }
-    return (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode()
-
-
 @contextlib.contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` when the block ends without an error, and is gone if not."""
-    beside = folder.with_name(f".{secrets.token_hex(8)}.part")
+    """A folder to fill, which becomes `folder` when the block ends without an error, and is gone if not.
+
+    What trainings into `folder` that were killed have left goes when it is whole; those of others may be at work.
+    """
+    of_this = f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}-"  # a name of any length fits
+    beside = folder.with_name(f"{of_this}{secrets.token_hex(8)}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
@@ -346,6 +349,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.replace(folder)
+        for left in folder.parent.glob(f"{of_this}*.part"):
+            shutil.rmtree(left, ignore_errors=True)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
