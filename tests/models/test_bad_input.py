@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GroupKFold
 
 from softargmax.models import SoftmaxRegression, SoftmaxRegressionCV
 
@@ -21,6 +22,19 @@ FORMS = {"dense": np.asarray, "CSR": sparse.csr_array, "CSC": sparse.csc_array}
 def points(n=60, p=4, k=3):
     rng = np.random.default_rng(0)
     return rng.standard_normal((n, p)), np.arange(n) % k
+
+
+class Missing:
+    """As NA of pandas: not equal to itself, and not unequal either."""
+
+    def __eq__(self, other):
+        return self
+
+    __ne__ = __eq__
+    __hash__ = None
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
 
 
 def said(function, *arguments, error=ValueError, **options):
@@ -86,6 +100,24 @@ def test_text_where_numbers_are_wanted(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("value", "word"), [(Missing(), "Missing"), (10**400, "1e100")], ids=["NA", "a large integer"])
+def test_objects_that_are_no_numbers_of_float64(model, value, word):
+    x, y = points()
+    table = x.astype(object)
+    table[11, 1] = value
+    for given in (table, table.tolist()):
+        names(said(model().fit, given, y, error=(ValueError, TypeError)), "X", word, "row 11", "column 1")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", ["M8[D]", "m8[s]"])
+def test_dates_are_no_numbers(model, kind):
+    dates = np.arange(120).reshape(60, 2).astype(kind)
+    for given in (dates, pa.table({"from": dates[:, 0], "to": dates[:, 1]})):
+        names(said(model().fit, given, np.arange(60) % 3), "X", "numbers")
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     ("X", "words"),
     [
@@ -134,6 +166,29 @@ def test_too_large_entries():
         warnings.simplefilter("error")
         text = said(SoftmaxRegression().fit, x, y)
     names(text, "column 1")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [1.1e100, -1e307])
+def test_entries_that_no_fit_takes_are_not_predicted_either(form, value):
+    x, y = points()
+    model = SoftmaxRegression().fit(x, y)
+    x[3, 1] = value
+    for method in (model.fit, model.predict, model.predict_proba, model.decision_function, model.predict_log_proba):
+        text = said(lambda method=method: method(FORMS[form](x), *([y] if method == model.fit else [])))
+        names(text, "X", "row 3", "column 1", "1e100", f"{value:g}")
+    x[3, 1] = 1e100
+    assert np.isfinite(model.predict_log_proba(FORMS[form](x))).all()
+
+
+@pytest.mark.parametrize("exponent", [-300, -250, -100, -90, -50])
+@pytest.mark.parametrize("C", [np.inf, 1e20])
+def test_no_fit_has_coefficients_so_large_that_logits_overflow(C, exponent):
+    x, y = points()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*gap")
+        model = SoftmaxRegression(C=C).fit(x * 10.0**exponent, y)
+    assert np.isfinite(model.predict_log_proba(np.full((1, 4), 1e100))).all()
 
 
 def test_features_that_would_not_fit_into_memory_are_said_to_before_anything_starts():
@@ -190,6 +245,46 @@ def test_the_row_of_a_missing_label_is_named(missing, row):
     names(said(lambda: SoftmaxRegression().fit(x, labels), error=(ValueError, TypeError)), "y", f"row {row}")
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("missing", [np.nan, None, Missing()], ids=["NaN", "None", "NA"])
+def test_a_label_that_is_missing_among_text_is_no_class(model, missing):
+    x, y = points()
+    labels = [missing if row == 5 else "abc"[k] for row, k in enumerate(y)]
+    given = [labels, tuple(labels), np.array(labels, dtype=object)]
+    if missing is None:
+        given.append(pa.array(labels))
+    for each in given:
+        names(said(model().fit, x, each), "y", "no label", "row 5", "1 in all")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_date_is_no_class(model):
+    x, y = points()
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[D]")[y]
+    assert len(model().fit(x, days).classes_) == 3
+    days[[5, 9]] = np.datetime64("NaT")
+    names(said(model().fit, x, days), "y", "no label", "row 5", "2 in all")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_labels_of_several_types(model):
+    x, y = points()
+    labels = [7 if row == 4 else "abc"[k] for row, k in enumerate(y)]
+    for given in (labels, np.array(labels, dtype=object)):
+        names(said(model().fit, x, given), "y", "row 0", "str", "row 4", "7", "int")
+    numbers = [float(k) if row % 2 else k for row, k in enumerate(y.tolist())]  # these are of one kind
+    assert model().fit(x, numbers).classes_.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_mask_is_not_lost(model):
+    x, y = points()
+    is_first = np.arange(60) == 0
+    names(said(model().fit, x, np.ma.masked_array(y, is_first), error=TypeError), "y", "mask")
+    weights = np.ma.masked_array(np.ones(60), is_first)
+    names(said(model().fit, x, y, weights, error=TypeError), "sample_weight", "mask")
+
+
 # ---- weights ----
 
 
@@ -223,9 +318,9 @@ def test_weights_of_a_wrong_form(model):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("C", value) for value in (0, 0.0, -1.0, np.nan, -np.inf, "1", None)),
+        *(("C", value) for value in (0, 0.0, -1.0, np.nan, -np.inf, "1", None, 1e-101, 1e21, 1e100)),
         *(("tol", value) for value in (-1e-6, np.nan, np.inf, "small", None)),
-        *(("max_iter", value) for value in (0, -1, 1.5, "many", None)),
+        *(("max_iter", value) for value in (0, -1, 1.5, "many", None, True)),
         *(("fit_intercept", value) for value in (None, "yes")),
         *(("warm_start", value) for value in (None, "yes")),
         *(("class_weight", value) for value in ("even", 2.0)),
@@ -238,9 +333,18 @@ def test_parameters_that_make_no_sense(name, value):
     assert str(value) in text
 
 
+@pytest.mark.parametrize("name", ["C", "tol"])
+def test_parameters_beyond_any_float(name):
+    names(said(SoftmaxRegression(**{name: 10**400}).fit, *points()), name)
+
+
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
+        ({0: "heavy"}, ["class_weight", "0", "'heavy'"]),
+        ({0: None}, ["class_weight", "0", "None"]),
+        ({0: 10**400}, ["class_weight", "0", "1e100"]),
+        ({1: 0}, ["class_weight", "0", "1"]),
         ({0: -1.0}, ["class_weight", "0", "-1.0"]),
         ({0: np.nan}, ["class_weight", "0", "nan"]),
         ({0: np.inf}, ["class_weight", "0", "inf"]),
@@ -251,6 +355,13 @@ def test_parameters_that_make_no_sense(name, value):
 def test_class_weights_that_make_no_sense(weights, words):
     x, y = points()
     names(said(SoftmaxRegression(class_weight=weights).fit, x, y), *words)
+    names(said(SoftmaxRegression(class_weight=weights).partial_fit, x, y), *words)
+
+
+def test_a_weight_of_a_class_whose_rows_weigh_nothing():
+    x, y = points()
+    text = said(SoftmaxRegression(class_weight={2: 3.0}).fit, x, y, (y != 2).astype(float))
+    names(text, "class_weight", "2", "rows that count", "[0, 1]")
 
 
 @pytest.mark.parametrize(
@@ -262,6 +373,16 @@ def test_class_weights_that_make_no_sense(weights, words):
         ({"Cs": [1.0, -2.0]}, ["Cs", "-2.0"]),
         ({"Cs": [1.0, np.nan]}, ["Cs", "nan"]),
         ({"Cs": "ten"}, ["Cs", "ten"]),
+        ({"Cs": True}, ["Cs", "True"]),
+        ({"Cs": 5.0}, ["Cs", "5.0"]),
+        ({"Cs": ["1", "2"]}, ["Cs", "'1'"]),
+        ({"Cs": [[1.0, 2.0]]}, ["Cs", "2.0"]),
+        ({"Cs": [1, 1e99, 1e200]}, ["Cs", "1e+20", "1e+200"]),
+        ({"Cs": [1e-200, 1.0]}, ["Cs", "1e-100", "1e-200"]),
+        ({"Cs": [1, 10**400]}, ["Cs"]),
+        ({"max_iter": True}, ["max_iter", "True"]),
+        ({"cv": GroupKFold(3)}, ["cv", "groups"]),
+        ({"cv": [5]}, ["cv", "pairs"]),
         ({"cv": 1}, ["cv", "1"]),
         ({"cv": "five"}, ["cv", "five"]),
         ({"cv": []}, ["cv"]),
@@ -275,6 +396,27 @@ def test_parameters_of_the_cross_validation_that_make_no_sense(options, words):
     x, y = points()
     text = said(lambda: SoftmaxRegressionCV(**options).fit(x, y), error=(ValueError, TypeError))
     names(text, *words)
+
+
+ROWS = np.arange(60)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (ROWS[:40], [41, 60], ["row 60"]),
+        ([-1, *range(40)], ROWS[40:], ["row -1"]),
+        (ROWS[:40].astype(float), ROWS[40:], ["float64"]),
+        (ROWS < 40, ROWS >= 40, ["bool", "flatnonzero"]),
+        (ROWS[:40, None], ROWS[40:], ["(40, 1)"]),
+        (ROWS[:41], ROWS[40:], ["row 40", "holds it out"]),
+    ],
+    ids=["out of range", "negative", "numbers", "masks", "two dimensions", "in both"],
+)
+def test_pairs_of_rows_that_make_no_sense(train, test, words):
+    cv = [(ROWS[::2], ROWS[1::2]), (train, test)]
+    text = said(SoftmaxRegressionCV([1.0], cv=cv).fit, *points())
+    assert all(word in text for word in ["fold 1 of cv", *words]), text
 
 
 # ---- streams ----
@@ -291,9 +433,35 @@ def test_batches_that_make_no_sense():
     names(said(model.partial_fit, x, y, classes=[0, 1, 2, 3]), "classes")
     names(said(model.partial_fit, x[:, :3], y), "3 features", "4 features")
     names(said(SoftmaxRegression().partial_fit, x, y, classes=[0]), "classes")
+    names(said(SoftmaxRegression().partial_fit, x, y, classes=[0, 1, np.nan]), "classes", "row 2")
+    names(said(SoftmaxRegression().partial_fit, x, ["a", "b"] * 30, classes=["a", None]), "classes", "row 1")
+    names(said(SoftmaxRegression().partial_fit, x, y, classes=[0, 1, "2"]), "classes", "row 2", "str")
+    names(said(SoftmaxRegression().partial_fit, x, y, classes={0, 1, 2}), "classes", "list")
+    names(said(SoftmaxRegression().partial_fit, x, y, classes=["0", "1", "2"]), "y", "row 0", "classes")
+    names(said(model.partial_fit, x, y, sample_weight=np.logspace(-300, 300, 60)), "sample_weight", "1e-300", "1e+300")
     x[5, 1] = np.nan
     names(said(model.partial_fit, x, y), "row 5", "column 1", "NaN")
     names(said(model.partial_fit, points()[0], y, sample_weight=-np.ones(60)), "sample_weight", "-1.0")
+
+
+@pytest.mark.parametrize("changed", [{"C": 2.0}, {"fit_intercept": False}])
+def test_a_stream_has_the_penalty_that_it_began_with(changed):
+    x, y = points()
+    model = SoftmaxRegression().partial_fit(x, y).set_params(**changed)
+    names(said(model.partial_fit, x, y), "C", "fit_intercept", "first batch", "2" if "C" in changed else "False")
+    model.set_params(C=1.0, fit_intercept=True).partial_fit(x, y)
+
+
+def test_rows_of_weight_zero_are_absent_from_a_stream_too():
+    x, y = points()
+    weights = np.ones(60)
+    weights[[3, 7, 8]] = 0
+    kept = weights > 0
+    wanted = SoftmaxRegression().partial_fit(x[kept], y[kept])
+    x[7, 2] = np.nan
+    np.testing.assert_array_equal(SoftmaxRegression().partial_fit(x, y, sample_weight=weights).coef_, wanted.coef_)
+    x[20, 1] = np.nan
+    names(said(SoftmaxRegression().partial_fit, x, y, sample_weight=weights), "row 20", "column 1")
 
 
 def test_a_batch_that_was_refused_changes_nothing():
@@ -316,6 +484,36 @@ def test_a_refused_fit_leaves_the_one_before():
     before = model.predict_proba(x)
     said(model.fit, x, np.zeros(60))
     np.testing.assert_array_equal(model.predict_proba(x), before)
+
+
+REFUSED = {
+    "weights": lambda x, y: (np.c_[x, x[:, 0]], y, -np.ones(60)),
+    "one class": lambda x, y: (np.c_[x, x[:, 0]], np.zeros(60)),
+    "columns with names": lambda x, y: (pa.table({"a": x[:, 0], "b": np.full(60, np.nan)}), y),
+    "NaN": lambda x, y: (np.where(x > 2, np.nan, x), y),
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("before", ["fit", "partial_fit", "cross-validation", "nothing"])
+def test_what_is_refused_leaves_every_attribute_as_it_was(before, method, arguments):
+    x, y = points()
+    model = SoftmaxRegressionCV([1.0], cv=3) if before == "cross-validation" else SoftmaxRegression()
+    if before != "nothing":
+        getattr(model, "partial_fit" if before == "partial_fit" else "fit")(x, y)
+    if before == "cross-validation":
+        model.set_params(Cs=[2.0])
+        method = "fit"
+    attributes = dict(vars(model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a stream would begin
+        X, labels, *weights = arguments(x, y)
+        said(getattr(model, method), X, labels, **({"sample_weight": weights[0]} if weights else {}))
+    assert vars(model).keys() == attributes.keys()
+    assert all(vars(model)[name] is value for name, value in attributes.items())
+    if before != "nothing":
+        assert model.predict_proba(x).shape == (60, 3)
 
 
 @hypothesis.settings(max_examples=40)

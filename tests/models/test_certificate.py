@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from softargmax.models import SoftmaxRegression
+from softargmax.solvers.softmax_regression import fit_softmax_regression
 from tests.models.regression_reference import minimum, objective, problem, rounding
 
 SOME = [*range(100), 171, 269, 416, 632, 674, 922]  # the last ones are hard: logits overflow on the way, ...
@@ -238,3 +239,81 @@ def test_digits_are_not_called_converged_a_hundredth_away():
     assert near <= (1 + 1e-6) * least
     residual = theirs.predict_proba(X) - np.eye(10)[y]
     assert np.abs(residual.T @ X + theirs.coef_).max() / len(X) < 1e-4
+
+
+# ---- found by looking for them: the intercept of a light class ends where its curvature is 0 ----
+
+
+@pytest.mark.parametrize(
+    ("X", "weights", "C"),
+    [
+        pytest.param([-1.0, 2.0, 0.5], [1e-2, 1e8, 3e6], 1e-3, id="ten decades"),
+        pytest.param([-0.81, 2.336, 0.5586], [1e-10, 1.0, 0.03], 1e5, id="weak penalty"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_intercept_gains_more_than_the_gap(X, weights, C):
+    """Along each intercept alone, to any distance: the objective, in long double, is no lower than the gap allows."""
+    p = problem(np.array(X)[:, None], np.arange(3), np.array(weights), C)
+    fit = SoftmaxRegression(C=C).fit(p.x, p.y, p.weights)
+    here = objective(p, fit.coef_, fit.intercept_)
+    for step in [sign * 2.0**power for sign in (-1, 1) for power in range(-8, 12)]:
+        for k in range(3):
+            there = objective(p, fit.coef_, fit.intercept_ + step * (np.arange(3) == k))
+            assert float(here - there) <= fit.gap_ + rounding(p, fit.coef_, fit.intercept_)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("far", [1e6, 1e20])
+def test_a_start_that_is_far_from_any_fit_costs_nothing(form, n_classes, far):
+    rng = np.random.default_rng(0)
+    x, y, n_vectors = rng.standard_normal((60, 4)), np.arange(60) % n_classes, n_classes if n_classes > 2 else 1
+    wanted = fit_softmax_regression(form(x), y, np.ones(60), n_classes, C=1.0)
+    for coef, intercept in ((far, 0.0), (0.0, far)):
+        start = np.zeros((n_vectors, 4)), np.zeros(n_vectors)
+        start[0][0, 0], start[1][0] = coef, intercept
+        fit = fit_softmax_regression(form(x), y, np.ones(60), n_classes, C=1.0, start=start)
+        assert fit.converged
+        assert fit.objective == pytest.approx(wanted.objective, rel=1e-6)
+
+
+def test_one_tiny_entry_in_a_sparse_column_changes_nothing():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 12)) * (rng.random((200, 12)) < 0.3)
+    y = (x[:, :3] + rng.gumbel(size=(200, 3))).argmax(axis=1)
+    wanted = SoftmaxRegression().fit(csr_array(x), y)
+    for size in (1e-16, 1e-25, 1e-40, 1e-90):
+        column = np.zeros((200, 1))
+        column[7] = size
+        fit = SoftmaxRegression().fit(csr_array(np.hstack([x, column])), y)
+        assert fit.converged_
+        assert fit.objective_ == pytest.approx(wanted.objective_, rel=1e-6)
+
+
+# ---- without a penalty, on more rows than one linear programme takes ----
+
+
+def rows_of_two_classes(n=60_000, d=40):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, d))
+    return x, (x[:, 0] + rng.logistic(size=n) > 0.5).astype(int)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array])
+@pytest.mark.parametrize("n_apart", [3, 600])
+def test_a_column_that_only_one_class_has_is_found_in_many_rows(form, n_apart):
+    x, y = rows_of_two_classes()
+    apart = np.zeros(len(x))
+    apart[np.flatnonzero(y == 1)[:n_apart]] = 1
+    for labels in (y, y + (y == 1) * (x[:, 1] > 0)):  # two classes, and three of which the first is apart
+        with pytest.raises(ValueError, match="separa"):
+            SoftmaxRegression(C=np.inf).fit(form(np.column_stack([x, apart])), labels)
+
+
+def test_many_rows_that_nothing_separates_have_a_fit():
+    x, y = rows_of_two_classes()
+    fit = SoftmaxRegression(C=np.inf).fit(x, y)
+    assert fit.converged_
+    peer = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10).fit(x, y)
+    np.testing.assert_allclose(fit.coef_, peer.coef_, atol=1e-3)

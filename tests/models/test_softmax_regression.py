@@ -350,6 +350,25 @@ def test_the_fit_says_how_it_ended():
     assert short.objective_ - short.gap_ <= model.objective_ <= short.objective_
 
 
+@pytest.mark.parametrize(
+    ("options", "units", "wanted", "unwanted"),
+    [
+        ({"max_iter": 2, "tol": 1e-12}, 1.0, ["raise max_iter"], ["smaller C", "a tol"]),
+        ({"tol": 0.0}, 1.0, ["smaller C", "scale the features", "a tol above"], ["raise max_iter"]),
+        ({"C": 1e20}, 1e6, ["smaller C", "scale the features"], ["raise max_iter", "a tol above"]),
+    ],
+    ids=["steps", "rounding", "a gap beyond the objective"],
+)
+def test_the_advice_is_what_helps(options, units, wanted, unwanted):
+    x, y = points()
+    with pytest.warns(ConvergenceWarning) as said:
+        model = SoftmaxRegression(**options).fit(x * units, y)
+    assert (model.n_iter_ < model.max_iter) == ("raise max_iter" not in wanted)
+    text = str(said[0].message)
+    assert all(each in text for each in wanted), text
+    assert not any(each in text for each in unwanted), text
+
+
 # ---- what must not matter ----
 
 
@@ -554,6 +573,19 @@ def test_a_warm_start_from_a_far_point_is_forgotten():
     x, y = points()
     model = SoftmaxRegression(C=1e6, tol=1e-9, warm_start=True).fit(x[:12], y[:12])
     same(model.set_params(C=1.0).fit(x, y), SoftmaxRegression(tol=1e-9).fit(x, y))
+
+
+@pytest.mark.parametrize("form", ["dense", "CSR"])
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6, 1e20, 1e150, 1e300])
+def test_a_warm_start_from_what_is_no_fit_is_a_cold_one(value, k, form):
+    x, y = points(k=k)
+    model = SoftmaxRegression(tol=1e-9, warm_start=True).fit(FORMS[form](x), y)
+    cold = clone(model).fit(FORMS[form](x), y)
+    model.coef_[-1, 2] = value
+    np.testing.assert_array_equal(model.fit(FORMS[form](x), y).coef_, cold.coef_)
+    model.intercept_[-1] = np.nan
+    np.testing.assert_array_equal(model.fit(FORMS[form](x), y).coef_, cold.coef_)
 
 
 # ---- arrays ----

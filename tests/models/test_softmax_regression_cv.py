@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
@@ -27,14 +28,15 @@ def points(n=200, p=5, k=3, seed=0):
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def out_of_fold(x, y, grid, splits, weights=None, **options):
+def out_of_fold(x, y, grid, splits, weights=None, class_weights=None, **options):
     """(n_folds, n_Cs): the mean NLL of rows of each fold under the optimum of the others, by scikit-learn."""
     weights = np.ones(len(y)) if weights is None else weights
+    in_fits = weights if class_weights is None else weights * class_weights[y]
     nll = np.empty((len(splits), len(grid)))
     for i, (train, test) in enumerate(splits):
         for j, C in enumerate(grid):
             model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-10, max_iter=1000, **options)
-            model.fit(x[train], y[train], weights[train])
+            model.fit(x[train], y[train], in_fits[train])
             own = model.predict_proba(x[test])[np.arange(len(test)), np.searchsorted(model.classes_, y[test])]
             nll[i, j] = -np.average(np.log(own), weights=weights[test])
     return nll
@@ -61,6 +63,22 @@ def law_weights_count_in_training_and_in_testing(model):
     fit = model(Cs=GRID, tol=1e-9).fit(x, y, weights)
     wanted = out_of_fold(x, y, GRID, folds(StratifiedKFold(5), x, y), weights)
     np.testing.assert_allclose(fit.nll_, wanted, rtol=0, atol=NLL)
+
+
+def law_class_weights_count_in_training_alone(model):
+    """Those of all rows, where they are balanced; so that C_ is the best for rows as they come."""
+    x, y = points()
+    y = np.where(np.arange(200) % 3 > 0, 0, y)
+    weights = np.random.default_rng(1).uniform(0.1, 4, len(y))
+    balanced = weights.sum() / (3 * np.bincount(y, weights))
+    by_hand = {0: 0.2, 1: 1.0, 2: 30.0}
+    for class_weight, each in (("balanced", balanced), (by_hand, np.array(list(by_hand.values())))):
+        fit = model(Cs=GRID, tol=1e-9, class_weight=class_weight).fit(x, y, weights)
+        splits = folds(StratifiedKFold(5), x, y)
+        wanted = out_of_fold(x, y, GRID, splits, weights, each)
+        np.testing.assert_allclose(fit.nll_, wanted, rtol=0, atol=NLL)
+        of_all = [weights[test].sum() for _, test in splits] @ wanted
+        assert GRID[int(np.argmin(of_all))] == fit.C_
 
 
 def law_options_reach_every_fit(model):
@@ -158,6 +176,9 @@ class Weakest(SoftmaxRegressionCV):
 LAWS = {
     law_nll_is_that_of_a_loop: InSample,
     law_weights_count_in_training_and_in_testing: with_fit(lambda X, y, weights: (X, y, None)),
+    law_class_weights_count_in_training_alone: with_fit(
+        lambda X, y, weights: (X, y, weights * np.array([0.2, 1.0, 30.0])[y])
+    ),
     law_options_reach_every_fit: with_fit(lambda X, y, weights: (X - X.mean(axis=0), y, weights)),
     law_the_least_mean_is_chosen_and_fitted_to_all_rows: Weakest,
     law_ties_go_to_the_stronger_penalty: Weakest,
@@ -264,6 +285,23 @@ def test_class_weights():
     whole = SoftmaxRegression(class_weight="balanced").fit(x, y)
     np.testing.assert_allclose(balanced.coef_, whole.coef_, atol=1e-2)
     assert np.abs(balanced.coef_ - SoftmaxRegression().fit(x, y).coef_).max() > 0.02
+
+
+def test_a_row_that_a_pair_has_twice_counts_twice():
+    x, y = points()
+    train, test = np.arange(120), np.arange(120, 200)
+    times = np.random.default_rng(0).integers(1, 4, len(y))
+    cv = [(np.random.default_rng(1).permutation(np.repeat(train, times[train])), np.repeat(test, times[test]))]
+    fit = SoftmaxRegressionCV(GRID, cv=cv).fit(x, y)
+    np.testing.assert_allclose(fit.nll_, out_of_fold(x, y, GRID, [(train, test)], times), rtol=0, atol=NLL)
+
+
+def test_fits_in_folds_that_do_not_come_to_their_end_are_counted():
+    x, y = points()
+    with pytest.warns(ConvergenceWarning, match=r"\b(\d+) of 15 fits in folds .*max_iter") as caught:
+        SoftmaxRegressionCV(GRID, max_iter=1, tol=0.5).fit(x, y)
+    assert caught[0].filename == __file__
+    SoftmaxRegressionCV(GRID, tol=0.5).fit(x, y)  # a warning would be an error
 
 
 @pytest.mark.filterwarnings("ignore")

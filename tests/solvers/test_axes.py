@@ -78,9 +78,9 @@ def test_a_warm_start_begins_where_the_fit_before_ended():
     x = text_like()
     y = np.arange(40) % 3
     model = SoftmaxRegression(warm_start=True).fit(x, y)
-    coef = model.coef_.copy()
+    coef, cold = model.coef_.copy(), model.n_iter_
     model.fit(x, y)
-    assert model.n_iter_ == 0
+    assert model.n_iter_ <= 1 < cold
     np.testing.assert_allclose(model.coef_, coef, rtol=1e-6, atol=1e-9)
 
 
@@ -129,3 +129,28 @@ def test_fewer_rows_than_features_are_rows_of_their_span():
     assert SpanOfRows.of(x.T.copy()) is None
     x[2, 3] = np.nan
     assert SpanOfRows.of(x) is None
+
+
+def test_a_warm_start_in_more_features_than_rows_reaches_the_optimum():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((120, 3000))
+    y = (x[:, :5].sum(axis=1) > 0).astype(int)
+    p = problem(x @ np.linalg.svd(x, full_matrices=False)[2].T, y, C=0.01)
+    model = SoftmaxRegression(C=1e-4, warm_start=True).fit(x, y)
+    model.set_params(C=0.01).fit(x, y)
+    assert model.converged_
+    assert model.objective_ == pytest.approx(float(minimum(p).value), rel=1e-6)
+    assert SoftmaxRegressionCV(cv=5).fit(x, y).converged_
+
+
+def test_a_constant_column_has_no_coefficient_in_more_features_than_rows():
+    x = np.random.default_rng(0).standard_normal((30, 70))
+    x[:, 5] = 3.3
+    assert not SoftmaxRegression().fit(x, np.arange(30) % 3).coef_[:, 5].any()
+
+
+def test_a_large_entry_is_named_where_it_was_in_more_features_than_rows():
+    x = np.random.default_rng(0).standard_normal((3, 10))
+    x[1, 7] = 1e150
+    with pytest.raises(ValueError, match=r"row 1, column 7\b"):
+        SoftmaxRegression().fit(x, np.arange(3))

@@ -1,6 +1,7 @@
 """Against the fit to all rows: scikit-learn's Newton method, and for a tiny problem SciPy on the definition."""
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -301,6 +302,15 @@ def test_an_error_changes_nothing(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         stream.update(p.x, p.y, p.w)
     assert stored(stream) == before
+
+
+def test_rows_in_float32_are_taken_without_a_word():
+    p = problem(n=3000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream = streamed(p._replace(x=p.x.astype(np.float32)), batch=500)
+    wanted = streamed(p._replace(x=p.x.astype(np.float32).astype(np.float64)), batch=500)
+    np.testing.assert_allclose(stream.theta, wanted.theta, rtol=1e-6, atol=1e-6)
 
 
 def test_no_rows_change_nothing():

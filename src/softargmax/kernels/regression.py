@@ -276,36 +276,58 @@ def _exp_of_row(one, z, a, M, top, e):
     return sum_of_lanes(total)
 
 
+@inline
+def residual_of_row(one, z, a, M, label, weight, e, out, o):
+    """w (p - y) of the row of M logits from z[a] on, into out from out[o] on; the loss. e is of M numbers.
+
+    p - 1 is taken from the other classes.
+    """
+    top = row_max(one, z, a, None, 0, M)
+    _exp_of_row(one, z, a, M, splat(one, top), e)
+    of_label = e[label]
+    e[label] = 0
+    sums = splat(one, 0.0)
+    for k in range(0, M, LANES):
+        sums = add(sums, load_part(one, e, k, min(LANES, M - k), 0.0))
+    others = sum_of_lanes(sums)
+    factor = weight / (others + of_label)
+    scale = splat(one, factor)
+    k = 0
+    while k + LANES <= M:
+        store(out, o + k, multiply(load(one, e, k), scale))
+        k += LANES
+    if k < M:
+        store_part(out, o + k, M - k, multiply(load_part(one, e, k, M - k, 0.0), scale))
+    out[o + label] = -others * factor
+    rest = np.float64(others) + (np.float64(of_label) - 1.0)
+    return weight * (np.float64(top) - np.float64(z[a + label]) + np.log1p(rest))
+
+
+@inline
+def curvature_of_row(one, z, a, M, weight, e, v, o):
+    """w p (v - p.v) of the row of M numbers from v[o] on, in place, at logits from z[a] on; e is of M numbers."""
+    total = _exp_of_row(one, z, a, M, splat(one, row_max(one, z, a, None, 0, M)), e)
+    dot = splat(one, 0.0)
+    for k in range(0, M, LANES):
+        m = min(LANES, M - k)
+        dot = multiply_add(load_part(one, e, k, m, 0.0), load_part(one, v, o + k, m, 0.0), dot)
+    mean, scale = splat(one, sum_of_lanes(dot) / total), splat(one, weight / total)
+    for k in range(0, M, LANES):
+        m = min(LANES, M - k)
+        change = subtract(load_part(one, v, o + k, m, 0.0), mean)
+        store_part(v, o + k, m, multiply(multiply(load_part(one, e, k, m, 0.0), scale), change))
+
+
 @kernel
 def residuals_of_rows(z, labels, weights, r):
-    """w (p - y) of rows z (n, M) into r (n, M); returns the loss. p - 1 is taken from the other classes."""
+    """w (p - y) of rows z (n, M) into r (n, M); returns the loss."""
     n, M = z.shape
     one = z.dtype.type(0)
     flat, out = z.reshape(z.size), r.reshape(r.size)
     e = np.empty(M, z.dtype)
     loss = 0.0
     for i in range(n):
-        a = i * M
-        top = row_max(one, flat, a, None, 0, M)
-        _exp_of_row(one, flat, a, M, splat(one, top), e)
-        y = labels[i]
-        of_label = e[y]
-        e[y] = 0
-        sums = splat(one, 0.0)
-        for k in range(0, M, LANES):
-            sums = add(sums, load_part(one, e, k, min(LANES, M - k), 0.0))
-        others = sum_of_lanes(sums)
-        factor = weights[i] / (others + of_label)
-        scale = splat(one, factor)
-        k = 0
-        while k + LANES <= M:
-            store(out, a + k, multiply(load(one, e, k), scale))
-            k += LANES
-        if k < M:
-            store_part(out, a + k, M - k, multiply(load_part(one, e, k, M - k, 0.0), scale))
-        out[a + y] = -others * factor
-        rest = np.float64(others) + (np.float64(of_label) - 1.0)
-        loss += weights[i] * (np.float64(top) - np.float64(flat[a + y]) + np.log1p(rest))
+        loss += residual_of_row(one, flat, i * M, M, labels[i], weights[i], e, out, i * M)
     return loss
 
 
@@ -317,17 +339,7 @@ def curvatures_of_rows(z, weights, v):
     flat, out = z.reshape(z.size), v.reshape(v.size)
     e = np.empty(M, z.dtype)
     for i in range(n):
-        a = i * M
-        total = _exp_of_row(one, flat, a, M, splat(one, row_max(one, flat, a, None, 0, M)), e)
-        dot = splat(one, 0.0)
-        for k in range(0, M, LANES):
-            m = min(LANES, M - k)
-            dot = multiply_add(load_part(one, e, k, m, 0.0), load_part(one, out, a + k, m, 0.0), dot)
-        mean, scale = splat(one, sum_of_lanes(dot) / total), splat(one, weights[i] / total)
-        for k in range(0, M, LANES):
-            m = min(LANES, M - k)
-            change = subtract(load_part(one, out, a + k, m, 0.0), mean)
-            store_part(out, a + k, m, multiply(multiply(load_part(one, e, k, m, 0.0), scale), change))
+        curvature_of_row(one, flat, i * M, M, weights[i], e, out, i * M)
 
 
 @kernel

@@ -12,9 +12,7 @@ all: the minimum is the same, the memory bounded, and each step still leaves a f
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +21,8 @@ import numpy as np
 
 from softargmax import ops
 from softargmax.kernels.threads import sums_of_chunks
+from softargmax.solvers.blas import blas_in_one_thread
+from softargmax.solvers.conjugate_gradients import Solve, newton_step
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _SAMPLE = 1 << 21  # elements of the features on which products with the Hessian are taken
@@ -42,9 +42,6 @@ _LARGEST_IN_FLOAT32 = 1e6  # of features: beyond, the products are taken in floa
 _NOISE = 1e-13  # of the loss: a rise by less is rounding
 
 Features = Callable[[Any], Float64Array]  # which rows, a slice or indices -> (rows, d) in float64
-
-
-Solve = Callable[[Float64Array], Float64Array]  # the product with an approximate inverse of the Hessian
 
 
 class Form(Protocol):
@@ -382,7 +379,7 @@ class _Search:
         scaled = hessian[np.ix_(free, free)] * scale[:, None] * scale
         scaled[np.diag_indices(len(scale))] += _JITTER
         step[free] = scale * np.linalg.solve(scaled, -gradient.ravel()[free] * scale)
-        decrement = (max(0.0, -float(np.vdot(gradient, step))) / self.total) ** 0.5
+        decrement = self._decrement(gradient.ravel(), step)
         return step.reshape(gradient.shape), self._left(decrement, 0.0 if not self.is_sampled else _SAMPLED)
 
     def _add_hessian(self, p: Array) -> Callable[[int, int, Float64Array], None]:
@@ -398,66 +395,18 @@ class _Search:
         return decrement * (unsolved + decrement)
 
     def _conjugate_gradients(self, product: Solve, solve: Solve, gradient: Float64Array) -> tuple[Float64Array, float]:
-        d = np.zeros_like(gradient)
-        residual = -gradient
-        z = solve(residual)
-        direction = z
-        rz = first = float(np.vdot(residual, z))
-        for _ in range(_MAX_PRODUCTS):
-            if rz <= 0:
-                break
-            h = product(direction)
-            curvature = float(np.vdot(direction, h))
-            if curvature <= 0:  # by rounding
-                break
-            length = rz / curvature
-            d = d + length * direction
-            residual = residual - length * h
-            z = solve(residual)
-            rz, before = float(np.vdot(residual, z)), rz
-            # the decrement says how far a step goes: the root mean square change of the logits, in the loss's metric
-            decrement = (max(0.0, -float(np.vdot(gradient, d))) / self.total) ** 0.5
+        def enough(d: Float64Array, residual: Float64Array, left: float) -> bool:
+            decrement = self._decrement(gradient, d)
             wanted = max(self.accuracy / (10 * decrement) if decrement else 0.0, min(0.1, decrement), _ROUNDED)
-            if rz <= wanted**2 * first:
-                break
-            direction = z + (rz / before) * direction
-        decrement = (max(0.0, -float(np.vdot(gradient, d))) / self.total) ** 0.5
-        unsolved = (max(0.0, rz) / first) ** 0.5 if first > 0 else 0.0
+            return left <= wanted**2 * first
+
+        first = float(np.vdot(gradient, solve(gradient)))
+        step = newton_step(gradient, product, solve, enough, most=_MAX_PRODUCTS)
+        unsolved = (max(0.0, step.left) / first) ** 0.5 if first > 0 else 0.0
         rounded = _ROUNDED if self.x.dtype == np.float32 else 0.0
-        return d, self._left(decrement, max(unsolved, _SAMPLED if self.is_sampled else rounded))
+        unsolved = max(unsolved, _SAMPLED if self.is_sampled else rounded)
+        return step.d, self._left(self._decrement(gradient, step.d), unsolved)
 
-
-@functools.cache
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-class _OneThread:
-    """A limit that is there while anyone is inside; what was before comes back when the last one leaves."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._limit: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._limit = _blas().limit(limits=1, user_api="blas")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                limit, self._limit = self._limit, None
-                limit.restore_original_limits()
-
-
-_one_thread = _OneThread()
-
-
-def blas_in_one_thread() -> contextlib.AbstractContextManager[None]:
-    """Rows are shared by threads of ours; and the same bits come out whatever BLAS would do with its own."""
-    return _one_thread
+    def _decrement(self, gradient: Float64Array, step: Float64Array) -> float:
+        """How far a step goes: the root mean square change of the logits, in the metric of the loss."""
+        return (max(0.0, -float(np.vdot(gradient, step))) / self.total) ** 0.5

@@ -22,7 +22,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from softargmax import ops
-from softargmax.solvers.multinomial import blas_in_one_thread
+from softargmax.solvers.blas import blas_in_one_thread
+from softargmax.solvers.conjugate_gradients import newton_step
 from softargmax.typing import Float64Array, IntArray
 
 _LARGEST_BLOCKS = 1 << 24  # numbers; of more parameters only the diagonal is kept
@@ -85,10 +86,9 @@ class StreamingRegression:
             raise ValueError(f"n_classes must be at least 2; got {n_classes}")
         if not 0 < C < np.inf:
             raise ValueError(f"C must be positive and finite for a stream, of which no batch alone has a fit; got {C}")
-        self.C = C
+        self.C, self.fit_intercept = C, fit_intercept
         self.n_classes = n_classes
         self.theta = np.zeros((1 if n_classes == 2 else n_classes, n_features + 1))
-        self._ones = float(fit_intercept)
         ridge = np.append(np.ones(n_features), _RIDGE)
         is_small = self.theta.size * (n_features + 1) <= _LARGEST_BLOCKS
         self._penalty: _Curvature = (_Blocks if is_small else _Diagonal)(len(self.theta), ridge)
@@ -107,19 +107,19 @@ class StreamingRegression:
         It costs a few reads of the rows, and a curvature that is taken again as the weight grows by a sixteenth. X may
         be written over afterwards. A batch that raises an error changes nothing.
 
-        ValueError: X has other than d columns, or values that are not finite or not below 1e100.
+        ValueError: X has other than d columns, or values that are not finite or beyond 1e100.
         """
         if X.shape[1] != self.theta.shape[1] - 1:
             raise ValueError(f"X has {X.shape[1]} columns; this stream has {self.theta.shape[1] - 1} features")
         if not len(y):
             return
-        largest = np.abs(X if isinstance(X, np.ndarray) else X.data).max(initial=0.0)
-        if not largest < _LARGEST:
-            raise ValueError(f"X must be finite and below {_LARGEST:g}; its largest is {largest:g}; scale its columns")
+        largest = float(np.abs(X if isinstance(X, np.ndarray) else X.data).max(initial=0.0))
+        if not largest <= _LARGEST:
+            raise ValueError(f"X must be finite, up to {_LARGEST:g}; its largest is {largest:g}; scale its columns")
         as_it_was = dict(self.__dict__)  # no array is written to
         try:
             with blas_in_one_thread():
-                self._learn(_Rows(X, y, self.C * w, self._ones, self.n_classes))
+                self._learn(_Rows(X, y, self.C * w, float(self.fit_intercept), self.n_classes))
         except BaseException:
             self.__dict__.update(as_it_was)
             raise
@@ -176,7 +176,7 @@ class StreamingRegression:
         enough = _SETTLED * first if self._weight else accuracy * rows.loss(p)
         for _ in range(_MAX_STEPS):
             of_rows = functools.partial(rows.hessian_product, p)
-            step, decrement = _newton_step([of_rows, quadratic], curvature.solve, slope, enough)
+            step, decrement = _step([of_rows, quadratic], curvature.solve, slope, enough)
             if decrement <= enough:
                 break
             for length in _LENGTHS:
@@ -356,30 +356,22 @@ class _Diagonal:
         return r / self.diagonal
 
 
-def _newton_step(
+def _step(
     products: list[Product],
     solve: Product,
     slope: Float64Array,
     enough: float,
 ) -> tuple[Float64Array, float]:
     """d with H d = -slope by conjugate gradients, and the square of Newton's decrement, or what is known of it."""
-    d = np.zeros_like(slope)
-    residual = -slope
-    direction = z = solve(residual)
-    rz = first = float(np.vdot(residual, z))
+    first = float(np.vdot(slope, solve(slope)))
     if first <= enough:
-        return d, first
-    for _ in range(_MAX_PRODUCTS):
-        h = sum((product(direction) for product in products), np.zeros_like(d))
-        curvature = float(np.vdot(direction, h))
-        if not curvature > 0:  # by rounding
-            break
-        length = rz / curvature
-        d += length * direction
-        residual = residual - length * h
-        z = solve(residual)
-        rz, before = float(np.vdot(residual, z)), rz
-        if rz <= max(_SOLVED * first, 0.1 * enough):
-            break
-        direction = z + (rz / before) * direction
+        return np.zeros_like(slope), first
+
+    def product(direction: Float64Array) -> Float64Array:
+        return sum((each(direction) for each in products), np.zeros_like(direction))
+
+    def is_solved(_: Float64Array, residual: Float64Array, left: float) -> bool:
+        return left <= max(_SOLVED * first, 0.1 * enough)
+
+    d = newton_step(slope, product, solve, is_solved, most=_MAX_PRODUCTS).d
     return d, -float(np.vdot(slope, d))

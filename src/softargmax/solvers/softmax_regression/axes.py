@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from softargmax.solvers.blas import blas_in_one_thread
 from softargmax.typing import Float64Array, IntArray
 
-_MOST_WIDE = 1024  # rows of fewer rows than features
+MOST_WIDE = 1024  # rows of fewer rows than features
 _WORTHWHILE = 4  # columns to each that has one entry
 _LARGEST = 1e100  # entry: sums of its squares are numbers, and those of its inverse
 
@@ -27,12 +28,20 @@ class SpanOfRows:
 
     @staticmethod
     def of(x: Any) -> SpanOfRows | None:
-        """None where it would not pay, or where entries are not finite."""
-        if not isinstance(x, np.ndarray) or x.shape[0] >= min(x.shape[1], _MOST_WIDE) or not np.isfinite(x).all():
+        """None where it would not pay, or where entries are not finite, or too large for any fit."""
+        if not isinstance(x, np.ndarray) or x.shape[0] >= min(x.shape[1], MOST_WIDE):
             return None
-        with np.errstate(all="ignore"):
-            across, rows = np.linalg.qr(x.T.astype(np.float64))
-        return SpanOfRows(np.ascontiguousarray(rows.T), across) if np.isfinite(rows).all() else None
+        if not max(float(x.max()), -float(x.min())) <= _LARGEST:
+            return None
+        from scipy.linalg import qr
+
+        with blas_in_one_thread():
+            across, rows = qr(np.array(x.T, np.float64, order="F"), overwrite_a=True, mode="economic")
+        return SpanOfRows(np.ascontiguousarray(rows.T), across)
+
+    def gathered(self, coef: Float64Array) -> Float64Array:
+        """What of coefficients (M, d) is in the span: (M, n)."""
+        return coef @ self.across
 
     def spread(self, coef: Float64Array) -> Float64Array:
         """(M, d) of coefficients (M, n)."""

@@ -25,6 +25,7 @@ _BLOCK = 1 << 20  # numbers of a block of rows in float64
 _ROWS_PER_FEATURE = 8  # in the sample of a Hessian block
 _LARGEST_BLOCK = 2048  # features; of more even one matrix is dear
 LARGEST_BLOCKS = 1 << 28  # numbers of all of them
+_GATHERED = 2048  # rows
 _RANK = 1024
 _ZERO = 1e-12  # added where nothing holds a parameter
 
@@ -51,7 +52,7 @@ class Dense(Problem):
         def run(start: int, stop: int) -> tuple[Float64Array, Float64Array]:
             x = self._block(start, stop)
             part = np.zeros(self.d), np.zeros(self.d)
-            regression.column_sums(x, 0, len(x), self.fractions[start:stop], shift, *part)
+            regression.column_sums(x, 0, len(x), self.weights[start:stop] / self.n, shift, *part)
             return part
 
         def join(part: tuple[Float64Array, Float64Array]) -> None:
@@ -61,7 +62,7 @@ class Dense(Problem):
         with np.errstate(all="ignore"):
             in_order(run, join, self.n, self.d, max(1, _BLOCK // max(1, self.d)))
         raise_if_not_finite(self.x, sums, largest)
-        factor = power_of_two_below(largest)
+        factor = np.where(largest > 0, power_of_two_below(largest), 0.0)  # constant: the coefficient is 0
         return (shift + sums if self.fit_intercept else np.zeros(self.d)), factor
 
     def _summed(self, run: Callable[[int, int], tuple[float, Array]], units: int, work: int) -> tuple[float, Array]:
@@ -95,8 +96,7 @@ class Dense(Problem):
 
     def preconditioner_at_zero(self) -> Preconditioner:
         """The Hessian where all classes have their shares, from evenly spaced rows: one matrix for all classes."""
-        shares = np.bincount(self.labels, self.fractions)
-        curvature = float(shares @ (1 - shares)) / (1 if self.width > 1 else 2) / max(1, self.width - 1)
+        curvature = float(self.shares @ (1 - self.shares)) / (1 if self.width > 1 else 2) / max(1, self.width - 1)
         m = self._n_sampled() if self.d < _LARGEST_BLOCK else min(self.n, _RANK)
         rows = (np.arange(m) * (self.n / m)).astype(np.int64)
         weights = np.sqrt(self.weights[rows] * (curvature / m))
@@ -108,7 +108,7 @@ class Dense(Problem):
             def run(start: int, stop: int) -> Float64Array:
                 return gram(self._gathered(rows[start:stop], weights[start:stop]))
 
-            in_order(run, parts.append, m, self.d**2, 2048)
+            in_order(run, parts.append, m, self.d**2, _GATHERED)
             self._moments = sum(parts[1:], parts[0])
         inverse, scales = inverse_of(self._held(self._moments.copy()))
         return BlockInverse(inverse[None], scales[None])
@@ -132,11 +132,19 @@ class Dense(Problem):
             rows, weights = np.empty(int(1.3 * m) + 64, np.int64), np.empty(int(1.3 * m) + 64, np.float32)
             for k in range(start, stop):
                 count = regression.draw_rows(h, self.n, self.width, self.logits.steps, k, sums[k] / m, rows, weights)
-                block = gram(self._gathered(rows[:count], weights[:count])) / self.n
+                block = self._gram(rows[:count], weights[:count]) / self.n
                 inverse[k], scales[k] = inverse_of(self._held(block))
 
         in_chunks(run, self.width, m * d * d)
         return BlockInverse(inverse, scales)
+
+    def _gram(self, rows: IntArray, weights: Array) -> Float64Array:
+        """Of some rows, a few at a time: a copy of all of them takes memory."""
+        total = np.zeros((self.d + 1, self.d + 1))
+        for start in range(0, len(rows), _GATHERED):
+            some = slice(start, start + _GATHERED)
+            total += gram(self._gathered(rows[some], weights[some]))
+        return total
 
     def _held(self, block: Float64Array) -> Float64Array:
         """With the penalty; an intercept that is not fitted is apart."""
@@ -250,7 +258,7 @@ class DenseRows(Dense):
 
         def run(start: int, stop: int) -> None:
             for a in range(start, stop, step):
-                self.rows[a : min(stop, a + step)] = self._scaled(a, min(stop, a + step))
+                self.rows[a : min(stop, a + step)] = self._scaled(slice(a, min(stop, a + step)))
 
         in_chunks(run, self.n, self.d)
 
@@ -260,7 +268,7 @@ class DenseRows(Dense):
 
     def exact(self, theta: Float64Array) -> tuple[float, Float64Array]:
         """In float64, of the data as given."""
-        return self._pass(theta, theta, self._scaled, None)
+        return self._pass(theta, theta, lambda a, b: self._scaled(slice(a, b)), None)
 
     def _pass(
         self, theta: Float64Array, cast: Array, rows: Callable[[int, int], Array], kept: Array | None

@@ -23,8 +23,8 @@ class TiledLogits:
         n, self.width = problem.n, problem.width
         self.n, self.n_tiles, self.classes = n, -(-n // LANES), (0,) * problem.width
         self.steps = np.array([1, LANES])
-        self.labels, self.weights = np.zeros(self.n_tiles * LANES, np.float32), np.zeros(self.n_tiles * LANES)
-        self.labels[:n], self.weights[:n] = problem.labels, problem.weights
+        self.labels, self.weights = np.zeros(self.n_tiles * LANES, np.float32), problem.padded_weights
+        self.labels[:n] = problem.labels
         self.here, self.there = (np.zeros(self.n_tiles * LANES * self.width, dtype) for _ in range(2))
 
     def accept(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from softargmax.kernels.threads import in_chunks, in_order
-from softargmax.typing import Array, Float64Array
+from softargmax.typing import Array, Float64Array, IntArray
 
 _JITTER = 1e-6  # of a diagonal of ones: float32 sees no more
 _PANEL = 128  # columns, from which on half of a symmetric product is worth leaving out
@@ -61,33 +61,42 @@ class LowRankInverse:
 
 
 class Diagonal:
-    """Of a gradient of any shape, its diagonal of the same."""
+    """Of a gradient (d + 1, M) its diagonal; for some rows of it, a matrix for each class (M, m, m) instead."""
 
-    def __init__(self, diagonal: Array) -> None:
-        self.diagonal = diagonal
+    def __init__(self, diagonal: Array, rows: IntArray, blocks: Float64Array) -> None:
+        self.inverse, self.rows = 1 / diagonal, rows
+        scales = np.einsum("kaa->ka", blocks) ** -0.5
+        scaled = blocks * scales[:, :, None] * scales[:, None]
+        places = np.arange(len(rows))
+        scaled[:, places, places] += _JITTER
+        self.of_block = np.linalg.inv(scaled) * scales[:, :, None] * scales[:, None]
 
     def __call__(self, gradient: Array) -> Array:
-        """The gradient over the diagonal."""
-        return gradient / self.diagonal
+        """An approximate inverse of the Hessian, times the gradient."""
+        from softargmax.kernels import sparse_regression
+
+        scaled = gradient * self.inverse
+        sparse_regression.solve_block(self.of_block, self.rows, gradient, scaled)
+        return scaled
 
     def advance(
         self, length: float, direction: Array, product: Array, solution: Array, residual: Array
     ) -> tuple[Array, float]:
-        """A step of conjugate gradients in one pass: the residual over the diagonal, and its product with it."""
+        """A step of conjugate gradients in one pass: the residual preconditioned, and its product with it."""
         from softargmax.kernels import sparse_regression
 
         scaled, flat = np.empty_like(residual), residual.size
-        step = direction.dtype.type(length)
+        inverse, step = self.inverse.astype(residual.dtype, copy=False), direction.dtype.type(length)
 
         def run(start: int, stop: int) -> float:
             return sparse_regression.advance(
-                step, direction.reshape(-1), product.reshape(-1), self.diagonal.reshape(-1), solution.reshape(-1),
+                step, direction.reshape(-1), product.reshape(-1), inverse.reshape(-1), solution.reshape(-1),
                 residual.reshape(-1), scaled.reshape(-1), start, stop,
             )  # fmt: skip
 
         dots: list[float] = []
         in_order(run, dots.append, flat, 8)
-        return scaled, sum(dots)
+        return scaled, sum(dots) + sparse_regression.solve_block(self.of_block, self.rows, residual, scaled)
 
 
 def gram(rows: Array) -> Float64Array:

@@ -15,17 +15,21 @@ from typing import Any
 import numpy as np
 
 from softargmax import ops
+from softargmax.kernels import LANES
 from softargmax.typing import Float64Array, IntArray
 
 _BLOCK = 1 << 20  # numbers of a block of rows in float64
 _MOST_PARAMETERS = 1024  # whose Hessian is a matrix
 _MOST_WORK = 1 << 31  # multiplications that make it
-_LEFT = 1e-6  # of the gradient over intercepts, by rounding
-_UNSEEN = 1e-10  # of the weight of all rows: what is left where all rows are right, and sure
+_MARGIN = 100.0  # of logits, at which no row that is right has any loss
+_HARDLY_MORE = 1.01
+_ROUNDING = 1e-15
+_JITTER = 1e-10  # of a diagonal of ones: what all intercepts share changes nothing
 _ROUNDED = 1e-16  # of the largest eigenvalue
 _LARGEST = 1e100  # entry
 _FINEST = 300  # power of two that an entry is multiplied by
 _LARGEST_PROGRAMME = 1 << 21  # numbers
+_FIRST_ROWS = 4096  # of a programme that is made of more and more rows
 _SEPARABLE = (
     "the classes can be separated, so that without a penalty (C = inf) coefficients grow without end and there is no "
     "fit; pass a finite C"
@@ -45,8 +49,10 @@ class Problem(ABC):
         self.x, self.labels, self.width, self.fit_intercept = x, labels, width, fit_intercept
         self.n, self.d = x.shape
         self.total = float(weights.sum())
-        self.fractions = weights / self.total
-        self.weights = self.fractions * self.n  # of mean 1
+        self.padded_weights = np.zeros(-(-self.n // LANES) * LANES)
+        self.weights = self.padded_weights[: self.n]  # of mean 1
+        np.multiply(weights, self.n / self.total, out=self.weights)
+        self.shares = np.bincount(labels, self.weights) / self.n
         self.mean, self.factor = self._units()
         self.penalise(C)
 
@@ -65,26 +71,62 @@ class Problem(ABC):
     def _flat(self, theta: Any) -> Any:
         """(M, d + 1) of parameters, or of a gradient, as a view."""
 
-    def raise_if_certainly_separable(self) -> None:
-        """The same of every direction, where few enough numbers decide: a linear programme (Konis 2007, section 4)."""
+    def raise_if_any_direction_separates(self) -> None:
+        """The same of every direction, by linear programmes (Konis 2007, section 4) on more and more rows.
+
+        Some rows that nothing separates are enough to know; a direction that separates them is tried on all others, and
+        those on its wrong side come in. With too many parameters for a programme nothing is known.
+        """
         size = self.width * (self.d + 1)
-        if self.n * max(1, self.width - 1) * size > _LARGEST_PROGRAMME:
-            return
+        most = _LARGEST_PROGRAMME // (size * max(1, self.width - 1))
+        rows = np.arange(self.n)
+        if self.n > most:
+            if most < 4 * size:
+                return
+            some = np.random.default_rng(0).choice(self.n, min(most // 2, max(4 * size, _FIRST_ROWS)), replace=False)
+            rows = np.union1d(some, self._extreme_rows())
+        while len(rows) <= most:
+            direction = self._separating(rows)
+            if direction is None:
+                return
+            self.raise_if_separable(direction)
+            largest, margins = self._margins(direction)
+            worst = np.argsort(margins)[: len(rows)]
+            wrong = np.setdiff1d(worst[margins[worst] < -_SIDE * largest], rows)
+            if not len(wrong):  # by rounding
+                return
+            rows = np.union1d(rows, wrong)
+
+    def _extreme_rows(self) -> IntArray:
+        """Where columns are largest and smallest: some rows alone may have an entry in one."""
+        if isinstance(self.x, np.ndarray):
+            return np.concatenate([self.x.argmax(axis=0), self.x.argmin(axis=0)])
+        return np.concatenate([np.asarray(side).ravel() for side in (self.x.argmax(axis=0), self.x.argmin(axis=0))])
+
+    def _separating(self, rows: IntArray) -> Float64Array | None:
+        """Parameters with none of some rows on the wrong side, and some on the right one."""
         from scipy.optimize import linprog
 
-        x = np.concatenate([self._scaled(0, self.n), np.full((self.n, 1), float(self.fit_intercept))], axis=1)
+        x = np.concatenate([self._scaled(rows), np.full((len(rows), 1), float(self.fit_intercept))], axis=1)
+        labels, size = self.labels[rows], self.width * (self.d + 1)
         if self.width == 1:
-            margins = np.where(self.labels == 1, 1.0, -1.0)[:, None] * x
+            margins = np.where(labels == 1, 1.0, -1.0)[:, None] * x
         else:
             own = np.eye(self.width)
-            apart = own[self.labels][:, None] - own[None]  # of each row, its class minus each other
-            apart = apart[self.labels[:, None] != np.arange(self.width)].reshape(self.n, self.width - 1, self.width)
+            apart = own[labels][:, None] - own[None]  # of each row, its class minus each other
+            apart = apart[labels[:, None] != np.arange(self.width)].reshape(len(rows), self.width - 1, self.width)
             margins = (apart[:, :, :, None] * x[:, None, None, :]).reshape(-1, size)
         both = np.concatenate([-margins, margins])
         bounds = np.repeat([0.0, 1.0], len(margins))
-        found = linprog(-margins.sum(axis=0), A_ub=both, b_ub=bounds, bounds=(None, None), method="highs")
-        if found.x is not None and -found.fun > _SIDE * len(margins):
-            raise ValueError(_SEPARABLE)
+        for method in ("highs", "highs-ipm"):  # where the one gives up, the other may not
+            found = linprog(-margins.sum(axis=0), A_ub=both, b_ub=bounds, bounds=(None, None), method=method)
+            if found.x is not None:
+                break
+        else:
+            return None
+        if not -found.fun > _SIDE * len(margins):
+            return None
+        return np.ascontiguousarray(self._flat(found.x.reshape(self.width, -1)))
 
     @abstractmethod
     def loss_and_gradient(self, theta: Float64Array) -> tuple[float, Any]:
@@ -112,8 +154,14 @@ class Problem(ABC):
 
     def raise_if_separable(self, theta: Float64Array) -> None:
         """Raise ValueError where no row is on the wrong side of theta, and some are on the right one."""
+        largest, margins = self._margins(theta)
+        if largest > 0 and margins.min() >= -_SIDE * largest:
+            raise ValueError(_SEPARABLE)
+
+    def _margins(self, theta: Float64Array) -> tuple[float, Float64Array]:
+        """By how much a row's logit of its class is above another at most; (n,) above the best other."""
         coef, intercept = self.to_coef(theta)
-        smallest, largest = np.inf, 0.0
+        margins, largest = np.empty(self.n), -np.inf
         for start in range(0, self.n, rows := max(1, _BLOCK // max(1, self.d))):
             stop = min(start + rows, self.n)
             logits = np.asarray(self.x[start:stop] @ coef.T) + intercept
@@ -121,11 +169,10 @@ class Problem(ABC):
                 logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
             places = np.arange(stop - start), self.labels[start:stop]
             at_label = logits[places].copy()
+            largest = max(largest, float((at_label - logits.min(axis=1)).max()))
             logits[places] = -np.inf
-            margins = at_label - logits.max(axis=1)
-            smallest, largest = min(smallest, float(margins.min())), max(largest, float(margins.max()))
-        if largest > 0 and smallest >= -_SIDE * largest:
-            raise ValueError(_SEPARABLE)
+            margins[start:stop] = at_label - logits.max(axis=1)
+        return largest, margins
 
     def along(self, theta: Float64Array, direction: Float64Array, step: float) -> tuple[float, float]:
         """Loss and slope at theta + step * direction, from the logits of both ends: no product with the features."""
@@ -145,9 +192,13 @@ class Problem(ABC):
         """Where a search begins: no coefficients, and intercepts that give every class its share."""
         coef, intercept = np.zeros((self.width, self.d)), np.zeros(self.width)
         if self.fit_intercept:
-            logs = np.log(np.bincount(self.labels, self.fractions))
+            logs = np.log(self.shares)
             intercept = logs[1:] - logs[0] if self.width == 1 else logs - logs.mean()
         return self._together(coef, intercept)
+
+    def loss_of_priors(self) -> float:
+        """Of no coefficients."""
+        return -float(self.shares @ np.log(self.shares)) if self.fit_intercept else math.log(len(self.shares))
 
     def from_coef(self, coef: Float64Array, intercept: Float64Array) -> Float64Array:
         """Parameters of coefficients of the features as given."""
@@ -182,33 +233,54 @@ class Problem(ABC):
         g = self._flat(gradient)[:, :-1]
         return 0.5 * float(np.einsum("kj,kj,j->", g, g, 1 / self.ridge, dtype=np.float64))
 
-    def gap(self, gradient: Float64Array, hessian: Float64Array | None = None) -> float:
-        """A bound on what the loss at the accepted logits, of this gradient, exceeds its minimum by.
+    def gap(self, theta: Float64Array, gradient: Float64Array, hessian: Float64Array | None = None) -> float:
+        """A bound on what the loss at theta, of this gradient, exceeds its minimum by.
 
-        Of the best intercepts for these coefficients, one Newton step away, which changes the gradient by a product;
-        products with `hessian`, over (M, d + 1) made flat, if it is given.
+        Slopes of the intercepts either lose no more than they would on the way to where no row is wrong; or they end at
+        the best intercepts for these coefficients, one Newton step away, which changes the gradient by a product. The
+        accepted logits are those at theta, or `hessian`, over (M, d + 1) made flat, is given.
         """
         gap = self.gap_over_coef(gradient)
-        of_intercepts = np.array(self._flat(gradient)[:, -1], np.float64)
-        if not self.fit_intercept or not of_intercepts.any():
+        slopes = np.array(self._flat(gradient)[:, -1], np.float64)
+        if not self.fit_intercept or not slopes.any():
             return gap
+        here = self.logits.here
+        low, high = (float(here.min()), float(here.max())) if hessian is None else self._range_of_logits(theta)
+        reach = max(high, 0.0) - min(low, 0.0) + _MARGIN
+        rounded = _ROUNDING * self.shares[-self.width :]  # of sums over rows of a class
+        without_step = gap + reach * float(np.maximum(np.abs(slopes) - rounded, 0.0).sum())
+        if without_step <= _HARDLY_MORE * gap:
+            return without_step
         places = np.arange(1, self.width + 1) * (self.d + 1) - 1
         moments = self.logits.moments() / self.n if hessian is None else hessian[np.ix_(places, places)]
-        if not np.isfinite(moments).all() or not np.isfinite(gap):
+        if not np.isfinite(moments).all() or not np.isfinite(without_step):
             return np.inf
-        step = -np.linalg.lstsq(moments, of_intercepts, rcond=1e-10)[0]
-        # a slope without curvature, as where rounding has made wrong probabilities 1: no step leads to its end
-        left = np.abs(of_intercepts + moments @ step).max()
+        diagonal = np.diag(moments)
+        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))  # classes may be light
+        scaled = moments * scale[:, None] * scale
+        scaled[np.diag_indices(self.width)] += _JITTER
+        step = -scale * np.linalg.solve(scaled, scale * slopes)
         far = float(np.abs(step).max())
-        if far > 1 or left > max(_LEFT * np.abs(of_intercepts).max(), _UNSEEN):
-            return np.inf
+        if not far <= 1:
+            return without_step
+        # slopes without curvature, as where rounding has made wrong probabilities 1, are still there after the step
+        left = reach * float(np.maximum(np.abs(slopes + moments @ step) - rounded, 0.0).sum())
         if hessian is None:
             product = self.product(self._together(np.zeros((self.width, self.d)), step))
         else:
             product = self._flat((hessian[:, places] @ step).reshape(self.width, -1))
         moved = self.gap_over_coef(product)
         # curvature changes by exp(2 far) at most on the way (self-concordance of the log of a sum of exponentials)
-        return ((gap**0.5 + moved**0.5) ** 2 + abs(float(of_intercepts @ step))) * math.exp(2 * far)
+        with_step = ((gap**0.5 + moved**0.5) ** 2 + abs(float(slopes @ step)) + left) * math.exp(2 * far)
+        return min(without_step, with_step)
+
+    def _range_of_logits(self, theta: Float64Array) -> tuple[float, float]:
+        flat = np.ascontiguousarray(self._flat(theta))
+        low, high = np.inf, -np.inf
+        for start in range(0, self.n, rows := max(1, _BLOCK // max(1, self.d))):
+            z = self._scaled(slice(start, start + rows)) @ flat[:, :-1].T + flat[:, -1]
+            low, high = min(low, float(z.min())), max(high, float(z.max()))
+        return low, high
 
     @property
     def has_small_hessian(self) -> bool:
@@ -224,9 +296,9 @@ class Problem(ABC):
         for start in range(0, self.n, step):
             stop = min(self.n, start + step)
             x = np.concatenate(
-                [self._scaled(start, stop), np.full((stop - start, 1), float(self.fit_intercept))], axis=1
+                [self._scaled(slice(start, stop)), np.full((stop - start, 1), float(self.fit_intercept))], axis=1
             )
-            z, w = x @ flat.T, self.fractions[start:stop]
+            z, w = x @ flat.T, self.weights[start:stop] / self.n
             if self.width == 1:
                 p = ops.softmax(np.concatenate([np.zeros_like(z), z], axis=1))
                 hessian += (x.T * (w * p[:, 0] * p[:, 1])) @ x
@@ -243,6 +315,8 @@ class Problem(ABC):
     def solved(self, hessian: Float64Array, gradient: Float64Array) -> Float64Array:
         """d with H d = -gradient, of the parameters that something depends on."""
         g = np.ascontiguousarray(self._flat(gradient)).ravel()
+        if not np.isfinite(hessian).all():
+            return np.zeros_like(gradient)
         diagonal = np.diag(hessian)
         scales = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
         values, vectors = np.linalg.eigh(hessian * scales[:, None] * scales)
@@ -250,9 +324,9 @@ class Problem(ABC):
         step = -scales * (vectors @ ((vectors.T @ (scales * g)) / values))
         return np.ascontiguousarray(self._flat(step.reshape(self.width, -1)))
 
-    def _scaled(self, start: int, stop: int) -> Float64Array:
+    def _scaled(self, which: Any) -> Float64Array:
         """Rows of the features that parameters belong to."""
-        rows = self.x[start:stop]
+        rows = self.x[which]
         rows = (rows if isinstance(rows, np.ndarray) else rows.toarray()) - self.mean
         rows *= self.factor
         return rows

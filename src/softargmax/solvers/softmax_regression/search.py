@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from softargmax import ops
-from softargmax.solvers.multinomial import blas_in_one_thread
+from softargmax.solvers.blas import blas_in_one_thread
+from softargmax.solvers.conjugate_gradients import newton_step
 from softargmax.solvers.softmax_regression.axes import LoneColumns, SpanOfRows
 from softargmax.solvers.softmax_regression.dense import DenseRows, DenseTiles
 from softargmax.solvers.softmax_regression.preconditioners import Diagonal, Preconditioner
@@ -37,7 +38,8 @@ _WIDEST = 16  # columns of logits that tiles are for
 _PAIRS = 30  # of L-BFGS
 _NOISE = 3e-8  # of the objective: what sums of float32 leave open
 _PATH_FLOOR = 1e-6  # where fits that are compared end
-_AGAIN = 0.995  # of the loss: it has fallen so far that the Hessian is another
+_AGAIN = 0.97  # of the loss: it has fallen so far that the Hessian is another
+_NO_START = 1.001  # times the loss without coefficients: what begins above is beyond where products see anything
 _STUCK = 3  # steps without progress
 _MAX_PRODUCTS = 250  # of one Newton step
 _TRUSTED = 1e-8  # products in float32 make a gradient smaller by the root of this, no more
@@ -85,8 +87,9 @@ def fit_softmax_regression(
         start = None if start is None else (lone.gathered(start[0]), start[1])
         fit = _fit(lone.merged, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
         return replace(fit, coef=lone.spread(fit.coef))
-    if start is None and (span := SpanOfRows.of(x)) is not None:
-        fit = _fit(span.rows, labels, weights, n_classes, C, fit_intercept, _TRUSTED, max_iter, None)
+    if (span := SpanOfRows.of(x)) is not None:
+        start = None if start is None else (span.gathered(start[0]), start[1])
+        fit = _fit(span.rows, labels, weights, n_classes, C, fit_intercept, _TRUSTED, max_iter, start)
         start = span.spread(fit.coef), fit.intercept
     return _fit(x, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
 
@@ -116,31 +119,38 @@ def cross_validate(
     folds: list[tuple[IntArray, IntArray]],
     Cs: Float64Array,
     *,
+    score_weights: Float64Array,
     fit_intercept: bool = True,
     max_iter: int = 1000,
-) -> tuple[Float64Array, list[tuple[Float64Array, Float64Array]]]:
+) -> tuple[Float64Array, list[tuple[Float64Array, Float64Array]], int]:
     """The mean NLL (n_folds, n_Cs) of the second rows of each fold, fitted to the first; mean coefficients for each C.
 
+    And the number of fits that ended before they should. Rows that are held out count with `score_weights` (n,).
     `Cs` ascend: each fit begins where those of stronger penalties lead to, with what dense features teach of the
-    Hessian. Fits end in float32, where the loss exceeds its minimum by about 1e-6 of itself.
+    Hessian. Fits end in float32, where half the square of Newton's decrement, as far as a preconditioner
+    tells it, is 1e-6 of the loss.
     """
-    lone = LoneColumns.of(x)
-    x = x if lone is None else lone.merged
+    lone, span = LoneColumns.of(x), SpanOfRows.of(x)
+    x = lone.merged if lone is not None else span.rows if span is not None else x
     nll = np.empty((len(folds), len(Cs)))
     sums = [(np.zeros(1), np.zeros(1)) for _ in Cs]
+    n_unfinished = 0
     for number, (fitted, held_out) in enumerate(folds):
         try:
-            path = _path(x[fitted], labels[fitted], weights[fitted], n_classes, Cs, fit_intercept, max_iter)
+            path, unfinished = _path(x[fitted], labels[fitted], weights[fitted], n_classes, Cs, fit_intercept, max_iter)
         except NotFiniteError as error:
             raise NotFiniteError(int(fitted[error.row]), error.column, error.value) from None
-        others = x[held_out]
+        n_unfinished += unfinished
+        others, theirs = x[held_out], score_weights[held_out]
         for c, (coef, intercept) in enumerate(path):
             z = others @ coef.T + intercept
             z = np.concatenate([np.zeros_like(z), z], axis=1) if len(coef) == 1 else z
-            nll[number, c] = ops.cross_entropy(z, labels[held_out], weights=weights[held_out], reduction="mean")
+            nll[number, c] = ops.cross_entropy(z, labels[held_out], weights=theirs, reduction="mean")
             sums[c] = sums[c][0] + coef, sums[c][1] + intercept
     means = [(coef / len(folds), intercept / len(folds)) for coef, intercept in sums]
-    return nll, means if lone is None else [(lone.spread(coef), intercept) for coef, intercept in means]
+    if (other := lone or span) is not None:
+        means = [(other.spread(coef), intercept) for coef, intercept in means]
+    return nll, means, n_unfinished
 
 
 def _path(
@@ -151,21 +161,22 @@ def _path(
     Cs: Float64Array,
     fit_intercept: bool,
     max_iter: int,
-) -> list[tuple[Float64Array, Float64Array]]:
-    """Coefficients and intercepts for ascending Cs."""
+) -> tuple[list[tuple[Float64Array, Float64Array]], int]:
+    """Coefficients and intercepts for ascending Cs; how many of the searches ended before they should."""
     with blas_in_one_thread(), np.errstate(all="ignore"):
         problem = _problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
         is_small = problem.n * problem.d * problem.width <= _SMALL
         path, ends = [], list[Float64Array]()
-        learned = None
+        learned, unfinished = None, 0
         for c, C in enumerate(Cs):
             problem.penalise(float(C))
             search = _Search(problem, 0.0, max_iter, floor=_NOISE if is_small else _PATH_FLOOR)
             start = _ahead(ends, Cs[: c + 1]) if ends else problem.priors()
             theta, learned = search.run_in_float32(start, learned, ends[-1] if ends else None)
+            unfinished += not search.left <= _PATH_FLOOR
             ends = [*ends[-2:], theta]
             path.append(problem.to_coef(theta))
-        return path
+        return path, unfinished
 
 
 def _ahead(ends: list[Float64Array], Cs: Float64Array) -> Float64Array:
@@ -205,6 +216,7 @@ class _Search:
     def __init__(self, problem: Problem, tol: float, max_iter: int, floor: float = _NOISE) -> None:
         self.problem, self.tol, self.max_iter, self.floor = problem, tol, max_iter, floor
         self.n_iter = 0
+        self.left = math.inf  # half the square of Newton's decrement, over the loss
         # a small problem that takes long is beyond float32: it is solved whole
         self.most_in_float32 = min(max_iter, _MOST_IN_FLOAT32) if problem.has_small_hessian else max_iter
         is_small = problem.n * problem.d * problem.width <= _SMALL
@@ -217,7 +229,7 @@ class _Search:
         if not found.gap <= self.tol * found.loss and self.n_iter < self.max_iter and problem.has_small_hessian:
             found = self._newton_in_float64(found)
         if not problem.is_penalised:
-            problem.raise_if_certainly_separable()
+            problem.raise_if_any_direction_separates()
         if not np.isfinite(found.loss):
             found = self._point(problem.priors())
         gap = found.gap if np.isfinite(found.gap) else math.inf
@@ -230,11 +242,17 @@ class _Search:
     def run_in_float32(
         self, theta: Float64Array, learned: Memory | Diagonal | None = None, before: Float64Array | None = None
     ) -> tuple[Float64Array, Memory | Diagonal]:
-        """To the floor from theta, or from where a fit before ended; and what is known of the Hessian there."""
+        """To the floor from theta, or from where a fit before ended, or from nothing where that is lower.
+
+        And what is known of the Hessian there.
+        """
         problem = self.problem
         loss, gradient = problem.loss_and_gradient(theta)
         if before is not None and not loss <= problem.along(before, np.zeros_like(before), 0.0)[0]:
             theta = before
+            loss, gradient = problem.loss_and_gradient(theta)
+        if not loss <= _NO_START * problem.loss_of_priors():
+            theta = problem.priors()
             loss, gradient = problem.loss_and_gradient(theta)
         problem.accept()
         if problem.is_sparse:
@@ -252,7 +270,8 @@ class _Search:
                 refresh *= 4
             direction = -memory(gradient)
             slope = float(np.vdot(gradient, direction))
-            if not -0.5 * slope > self.floor * loss or self._good_enough(loss, gradient):
+            self.left = -0.5 * slope / loss
+            if not self.left > self.floor or self._good_enough(loss, gradient):
                 break
             new_loss, new_gradient, length = self._step(theta, direction, loss, slope)
             added = memory.add(length * direction, new_gradient - gradient)
@@ -270,16 +289,17 @@ class _Search:
         stuck, solve, loss_then = 0, problem.preconditioner(), loss
         while True:
             decrement = float(np.vdot(gradient, solve(gradient)))
-            if self.n_iter >= self.most_in_float32 or stuck >= _STUCK or not loss > 0:
+            self.left = 0.5 * decrement / loss if loss > 0 else 0.0
+            if not self.left > self.floor or self._good_enough(loss, gradient):
                 return theta, solve
-            if not 0.5 * decrement > self.floor * loss or self._good_enough(loss, gradient):
+            if self.n_iter >= self.most_in_float32 or stuck >= _STUCK:
                 return theta, solve
             if loss < _AGAIN * loss_then:
                 solve, loss_then = problem.preconditioner(), loss
                 decrement = float(np.vdot(gradient, solve(gradient)))
-            forcing = max(min(0.1, decrement / loss), self.floor * loss / decrement)
+            forcing = max(min(0.3, decrement / loss), self.floor * loss / decrement)
             enough = functools.partial(_is_below, forcing * decrement)
-            direction, _ = self._newton_direction(gradient, solve, enough)
+            direction = self._newton_direction(gradient, solve, enough)
             slope = float(np.vdot(gradient, direction))
             new_loss, gradient, length = self._step(theta, direction, loss, slope)
             stuck = 0 if loss - new_loss > 1e-9 * loss else stuck + 1
@@ -299,7 +319,7 @@ class _Search:
                 break
             best = min(best, gap)
             if direction is None:
-                direction, _ = self._newton_direction(gradient, solve, self._until(0.05 * wanted, gradient, solve))
+                direction = self._newton_direction(gradient, solve, self._until(0.05 * wanted, gradient, solve))
             length = 1.0
             while True:
                 new = problem.centred(theta + length * direction)
@@ -323,7 +343,7 @@ class _Search:
         while self.n_iter < self.max_iter:
             hessian = problem.hessian(here.theta)
             if problem.is_penalised:
-                here.gap = problem.gap(here.gradient, hessian)
+                here.gap = problem.gap(here.theta, here.gradient, hessian)
             direction = problem.solved(hessian, here.gradient)
             slope = float(np.vdot(here.gradient, direction))
             if not problem.is_penalised:
@@ -354,53 +374,27 @@ class _Search:
     ) -> tuple[float, Float64Array | None]:
         problem = self.problem
         if problem.is_penalised:
-            return problem.gap(gradient), None
+            return problem.gap(theta, gradient), None
         problem.raise_if_separable(theta)
-        direction, _ = self._newton_direction(gradient, solve, self._until(0.0, gradient, solve))
+        direction = self._newton_direction(gradient, solve, self._until(0.0, gradient, solve))
         problem.raise_if_separable(direction)
         return -0.5 * float(np.vdot(gradient, direction)), direction
 
-    def _until(self, wanted: float, gradient: Float64Array, solve: Any) -> Callable[[Array, float], bool]:
+    def _until(self, wanted: float, gradient: Float64Array, solve: Any) -> Callable[[Array, Array, float], bool]:
         first = float(np.vdot(gradient, solve(gradient)))
 
-        def enough(residual: Array, rz: float) -> bool:
-            if rz <= _TRUSTED * first:
+        def enough(_: Array, residual: Array, left: float) -> bool:
+            if left <= _TRUSTED * first:
                 return True
-            return wanted > 0 and rz <= 0.01 * first and self.problem.gap_over_coef(residual) <= wanted
+            return wanted > 0 and left <= 0.01 * first and self.problem.gap_over_coef(residual) <= wanted
 
         return enough
 
     def _newton_direction(
-        self, gradient: Array, solve: Any, enough: Callable[[Array, float], bool]
-    ) -> tuple[Float64Array, float]:
-        """d with H d = -gradient, by conjugate gradients."""
-        problem = self.problem
-        solution = np.zeros_like(gradient)
-        residual = -gradient
-        scaled = solve(residual)
-        direction = scaled.copy()
-        rz = float(np.vdot(residual, scaled))
-        for _ in range(_MAX_PRODUCTS):
-            if not rz > 0:
-                break
-            product = problem.product(direction)
-            curvature = float(np.vdot(direction, product))
-            if not curvature > 0:  # by rounding
-                break
-            length = rz / curvature
-            before = rz
-            if isinstance(solve, Diagonal):
-                scaled, rz = solve.advance(length, direction, product, solution, residual)
-            else:
-                solution += length * direction
-                residual -= length * product
-                scaled = solve(residual)
-                rz = float(np.vdot(residual, scaled))
-            if enough(residual, rz):
-                break
-            direction *= rz / before
-            direction += scaled
-        return solution, rz
+        self, gradient: Array, solve: Any, enough: Callable[[Array, Array, float], bool]
+    ) -> Float64Array:
+        advance = solve.advance if isinstance(solve, Diagonal) else None
+        return newton_step(gradient, self.problem.product, solve, enough, most=_MAX_PRODUCTS, advance=advance).d
 
     def _step(
         self, theta: Float64Array, direction: Float64Array, loss: float, slope: float
@@ -442,8 +436,8 @@ class _Search:
         return length
 
 
-def _is_below(bound: float, residual: Array, rz: float) -> bool:
-    return rz <= bound
+def _is_below(bound: float, d: Array, residual: Array, left: float) -> bool:
+    return left <= bound
 
 
 class Memory:

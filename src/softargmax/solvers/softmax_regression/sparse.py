@@ -17,10 +17,11 @@ from softargmax.typing import Array, Float64Array, IntArray
 
 _WORK = 1 << 20  # multiplications of a chunk; their bounds do not depend on the number of threads
 _MOST_UNROLLED = 128  # columns of logits
-_ROWS_IN_CACHE = 64
 _CHUNK_NOW = 1 << 17  # elements, from which on a chunk is one table
+_COMMON = 16  # columns that have a block of the Hessian, which texts' most frequent words want
+_MOST_ROWS = 1 << 16  # that make it
 _FAR = 1e-3  # a column's range over its largest entry, from which down it is far from 0
-_LARGEST_IN_FLOAT32 = 1e30  # of sparse entries, which are not scaled themselves
+_LARGEST_IN_FLOAT32 = 1e15  # of sparse entries, which are not scaled themselves, and of the inverse of the smallest
 _USUAL = 1e6  # sparse columns of smaller entries need no scales
 
 
@@ -41,6 +42,18 @@ class Sparse(Problem):
         entries = len(self.data) // max(1, self.d)
         self.n_parts = 1 if self.n * self._work_of_row < _WORK else min(8, max(2, entries // 24))
         self.parts = np.empty((self.n_parts, self.d * width), self.dtype)
+        self.every = -(-self.n // _MOST_ROWS)
+        self.rows = self._rows_of_common()
+
+    def _rows_of_common(self) -> Array:
+        """(m, rows) of the common columns of some rows, and a last one of ones for the intercept."""
+        from softargmax.kernels import sparse_regression
+
+        x, place = self.x[:: self.every] if self.every > 1 else self.x, np.full(self.d, -1, np.int32)
+        place[self.common[:-1]] = np.arange(len(self.common) - 1)
+        rows = np.full((len(self.common), x.shape[0]), float(self.fit_intercept), self.dtype)
+        sparse_regression.dense_columns(x.data, x.indices, x.indptr, place, self.mean, self.factor, rows)
+        return rows
 
     def penalise(self, C: float) -> None:
         """Take another penalty; infinity is none."""
@@ -57,15 +70,19 @@ class Sparse(Problem):
     def _units(self) -> tuple[Float64Array, Float64Array]:
         from softargmax.kernels import sparse_regression
 
-        sums, low, high = np.empty(self.d), np.empty(self.d), np.empty(self.d)
-        sparse_regression.column_ranges(self.x.data, self.indices, self.indptr, self.fractions, sums, low, high)
+        sums, squares, low, high = np.empty((4, self.d))
+        sparse_regression.column_ranges(
+            self.x.data, self.indices, self.indptr, self.weights / self.n, sums, squares, low, high
+        )
         with np.errstate(all="ignore"):
             largest, spread = np.maximum(-low, high), high - low
         raise_if_not_finite(self.x, sums, largest)
+        # those that hold most beside the penalty, and the intercept
+        self.common = np.append(np.argpartition(-squares, min(_COMMON, self.d) - 1)[:_COMMON], self.d)
         # what float32 keeps of a column far from 0 is its mean: such data are taken in float64
         is_far = bool(np.any((spread > 0) & (spread < _FAR * largest)))
-        self.is_tame = not is_far and largest.max(initial=0.0) < _LARGEST_IN_FLOAT32
         least = largest[largest > 0].min(initial=1.0)
+        self.is_tame = not is_far and largest.max(initial=0.0) < _LARGEST_IN_FLOAT32 and least > 1 / _LARGEST_IN_FLOAT32
         is_usual = not is_far and largest.max(initial=0.0) < _USUAL and least > 1 / _USUAL
         self.is_plain = is_usual and not (self.fit_intercept and ((spread <= 0) & (largest > 0)).any())
         factor = np.ones(self.d) if is_usual else power_of_two_below(largest)
@@ -160,7 +177,7 @@ class Sparse(Problem):
         z = self.x @ table + (theta[-1] - self.mean @ table)
         if self.width == 1:
             z = np.concatenate([np.zeros_like(z), z], axis=1)
-        loss, r = ops.cross_entropy_and_grad(z, self.labels, weights=self.fractions, reduction="sum")
+        loss, r = ops.cross_entropy_and_grad(z, self.labels, weights=self.weights / self.n, reduction="sum")
         r = r[:, -self.width :]
         gradient, total = np.empty(theta.shape), r.sum(axis=0)
         gradient[:-1] = self.factor[:, None] * (self.x.T @ r - self.mean[:, None] * total)
@@ -169,12 +186,15 @@ class Sparse(Problem):
         return float(loss) + self._penalty(theta), gradient
 
     def preconditioner(self) -> Diagonal:
-        """The diagonal; of a sparse column little depends on its mean."""
+        """The diagonal, and a block a class for the few columns that most rows share, and the intercept.
+
+        Of a sparse column little depends on its mean; of those columns all does.
+        """
         from softargmax.kernels import sparse_regression
 
         h, sums = self.logits.spread_in_rows()
         squares, diagonal = np.zeros(self.d * self.width, self.dtype), np.empty((self.d + 1, self.width), self.dtype)
-        sparse_regression.add_rows(np.square(self.data), self.indices, self.indptr, h, squares, 0, self.n, self.classes)
+        sparse_regression.add_rows(np.square(self.data), self.indices, self.indptr, h, squares, self.classes)
         mean, _, ridge = self.columns
         factor = (self.factor / self.n**0.5).astype(self.dtype)
 
@@ -186,7 +206,24 @@ class Sparse(Problem):
         in_chunks(finish, self.d, 4 * self.width)
         diagonal[-1] = sums / self.n if self.fit_intercept else 1.0
         diagonal[diagonal <= 0] = 1.0  # nothing depends on it
-        return Diagonal(diagonal)
+        return Diagonal(diagonal, self.common, self._blocks(h))
+
+    def _blocks(self, h: Array) -> Float64Array:
+        """(M, m, m) of the Hessian: of the common columns, one matrix a class."""
+        blocks = np.empty((self.width, len(self.common), len(self.common)))
+        of_classes = np.ascontiguousarray(h[:: self.every].T)
+        held = np.append(self.ridge[self.common[:-1]], 0.0)
+
+        def run(start: int, stop: int) -> None:
+            for k in range(start, stop):
+                blocks[k] = (self.rows * of_classes[k]) @ self.rows.T
+
+        in_chunks(run, self.width, self.rows.size)
+        blocks *= self.every / self.n
+        diagonal = np.einsum("kaa->ka", blocks) + held
+        places = np.arange(len(held))
+        blocks[:, places, places] = np.where(diagonal > 0, diagonal, 1.0)  # nothing depends on it
+        return blocks
 
 
 class SparseTiles(Sparse):
@@ -232,26 +269,18 @@ class SparseRows(Sparse):
         return self.n
 
     def _gradient(self, table: Array, base: Array, start: int, stop: int, out: Array, total: Float64Array) -> float:
-        from softargmax.kernels import regression, sparse_regression
+        from softargmax.kernels import sparse_regression
 
-        loss = 0.0
-        for a in range(start, stop, _ROWS_IN_CACHE):
-            b = min(stop, a + _ROWS_IN_CACHE)
-            z, r = self.logits.there[a:b], np.empty((b - a, self.width), self.dtype)
-            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, z, a, b, self.classes)
-            loss += regression.residuals_of_rows(z, self.labels[a:b], self.weights[a:b], r)
-            sparse_regression.add_rows(self.data, self.indices, self.indptr, r, out, a, b, self.classes)
-            total += r.sum(axis=0, dtype=np.float64)
-        return loss
+        return sparse_regression.gradient_of_rows(
+            self.data, self.indices, self.indptr, table, base, self.labels, self.weights, self.logits.there, start,
+            stop, out, total, self.classes,
+        )  # fmt: skip
 
     def _curvature(self, table: Array, base: Array, start: int, stop: int, out: Array, total: Float64Array) -> float:
-        from softargmax.kernels import regression, sparse_regression
+        from softargmax.kernels import sparse_regression
 
-        for a in range(start, stop, _ROWS_IN_CACHE):
-            b = min(stop, a + _ROWS_IN_CACHE)
-            v = np.empty((b - a, self.width), self.dtype)
-            sparse_regression.logits_of_rows(self.data, self.indices, self.indptr, table, base, v, a, b, self.classes)
-            regression.curvatures_of_rows(self.logits.here[a:b], self.weights[a:b], v)
-            sparse_regression.add_rows(self.data, self.indices, self.indptr, v, out, a, b, self.classes)
-            total += v.sum(axis=0, dtype=np.float64)
+        sparse_regression.curvature_of_rows(
+            self.data, self.indices, self.indptr, table, base, self.weights, self.logits.here, start, stop, out, total,
+            self.classes,
+        )  # fmt: skip
         return 0.0
