@@ -24,20 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from softargmax import ops
 from softargmax.solvers.blas import blas_in_one_thread
 from softargmax.solvers.conjugate_gradients import newton_step
 from softargmax.solvers.softmax_regression.axes import LoneColumns, SpanOfRows
 from softargmax.solvers.softmax_regression.dense import DenseRows, DenseTiles
 from softargmax.solvers.softmax_regression.preconditioners import Diagonal, Preconditioner
-from softargmax.solvers.softmax_regression.problem import NotFiniteError, Problem
+from softargmax.solvers.softmax_regression.problem import Problem
 from softargmax.solvers.softmax_regression.sparse import SparseRows, SparseTiles
 from softargmax.typing import Array, Float64Array, IntArray
 
 _WIDEST = 16  # columns of logits that tiles are for
 _PAIRS = 30  # of L-BFGS
-_NOISE = 3e-8  # of the objective: what sums of float32 leave open
-_PATH_FLOOR = 1e-6  # where fits that are compared end
+NOISE = 3e-8  # of the objective: what sums of float32 leave open
 _AGAIN = 0.97  # of the loss: it has fallen so far that the Hessian is another
 _NO_START = 1.001  # times the loss without coefficients: what begins above is beyond where products see anything
 _STUCK = 3  # steps without progress
@@ -46,7 +44,7 @@ _TRUSTED = 1e-8  # products in float32 make a gradient smaller by the root of th
 _MAX_NEWTON = 60
 _MOST_IN_FLOAT32 = 100  # steps
 _SHORTEST = 1e-10  # step
-_SMALL = 1 << 16  # multiplications of a pass: such a problem is solved to the last digits, which takes no time
+SMALL = 1 << 16  # multiplications of a pass: such a problem is solved to the last digits, which takes no time
 _LAST_DIGITS = 1e-24  # of the square of what rounding leaves of the gradient
 
 
@@ -106,92 +104,12 @@ def _fit(
     start: tuple[Float64Array, Float64Array] | None,
 ) -> SoftmaxRegressionFit:
     with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
-        problem = _problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
+        problem = problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
         theta = problem.priors() if start is None else problem.from_coef(*start)
-        return _Search(problem, tol, max_iter).run(theta)
+        return Search(problem, tol, max_iter).run(theta)
 
 
-def cross_validate(
-    x: Any,
-    labels: IntArray,
-    weights: Float64Array,
-    n_classes: int,
-    folds: list[tuple[IntArray, IntArray]],
-    Cs: Float64Array,
-    *,
-    score_weights: Float64Array,
-    fit_intercept: bool = True,
-    max_iter: int = 1000,
-) -> tuple[Float64Array, list[tuple[Float64Array, Float64Array]], int]:
-    """The mean NLL (n_folds, n_Cs) of the second rows of each fold, fitted to the first; mean coefficients for each C.
-
-    And the number of fits that ended before they should. Rows that are held out count with `score_weights` (n,).
-    `Cs` ascend: each fit begins where those of stronger penalties lead to, with what dense features teach of the
-    Hessian. Fits end in float32, where half the square of Newton's decrement, as far as a preconditioner
-    tells it, is 1e-6 of the loss.
-    """
-    lone, span = LoneColumns.of(x), SpanOfRows.of(x)
-    x = lone.merged if lone is not None else span.rows if span is not None else x
-    nll = np.empty((len(folds), len(Cs)))
-    sums = [(np.zeros(1), np.zeros(1)) for _ in Cs]
-    n_unfinished = 0
-    for number, (fitted, held_out) in enumerate(folds):
-        try:
-            path, unfinished = _path(x[fitted], labels[fitted], weights[fitted], n_classes, Cs, fit_intercept, max_iter)
-        except NotFiniteError as error:
-            raise NotFiniteError(int(fitted[error.row]), error.column, error.value) from None
-        n_unfinished += unfinished
-        others, theirs = x[held_out], score_weights[held_out]
-        for c, (coef, intercept) in enumerate(path):
-            z = others @ coef.T + intercept
-            z = np.concatenate([np.zeros_like(z), z], axis=1) if len(coef) == 1 else z
-            nll[number, c] = ops.cross_entropy(z, labels[held_out], weights=theirs, reduction="mean")
-            sums[c] = sums[c][0] + coef, sums[c][1] + intercept
-    means = [(coef / len(folds), intercept / len(folds)) for coef, intercept in sums]
-    if (other := lone or span) is not None:
-        means = [(other.spread(coef), intercept) for coef, intercept in means]
-    return nll, means, n_unfinished
-
-
-def _path(
-    x: Any,
-    labels: IntArray,
-    weights: Float64Array,
-    n_classes: int,
-    Cs: Float64Array,
-    fit_intercept: bool,
-    max_iter: int,
-) -> tuple[list[tuple[Float64Array, Float64Array]], int]:
-    """Coefficients and intercepts for ascending Cs; how many of the searches ended before they should."""
-    with blas_in_one_thread(), np.errstate(all="ignore"):
-        problem = _problem_of(x, labels, weights, n_classes, C=1.0, fit_intercept=fit_intercept)
-        is_small = problem.n * problem.d * problem.width <= _SMALL
-        path, ends = [], list[Float64Array]()
-        learned, unfinished = None, 0
-        for c, C in enumerate(Cs):
-            problem.penalise(float(C))
-            search = _Search(problem, 0.0, max_iter, floor=_NOISE if is_small else _PATH_FLOOR)
-            start = _ahead(ends, Cs[: c + 1]) if ends else problem.priors()
-            theta, learned = search.run_in_float32(start, learned, ends[-1] if ends else None)
-            unfinished += not search.left <= _PATH_FLOOR
-            ends = [*ends[-2:], theta]
-            path.append(problem.to_coef(theta))
-        return path, unfinished
-
-
-def _ahead(ends: list[Float64Array], Cs: Float64Array) -> Float64Array:
-    """Where the fit to the last of Cs may be: on the line or the parabola through the ends of the last fits.
-
-    Coefficients are smooth in log C.
-    """
-    *before, at = np.log(Cs[-len(ends) - 1 :])
-    ahead = np.zeros_like(ends[0])
-    for here, theta in zip(before, ends, strict=True):
-        ahead += math.prod((at - other) / (here - other) for other in before if other != here) * theta
-    return ahead
-
-
-def _problem_of(
+def problem_of(
     x: Any, labels: IntArray, weights: Float64Array, n_classes: int, *, C: float, fit_intercept: bool
 ) -> Problem:
     """The way of storing that suits: by the format of x and the number of classes."""
@@ -212,17 +130,20 @@ class _Point:
     gap: float
 
 
-class _Search:
-    def __init__(self, problem: Problem, tol: float, max_iter: int, floor: float = _NOISE) -> None:
+class Search:
+    """The methods, on one problem. left : half the square of Newton's decrement, over the loss, as it was last."""
+
+    def __init__(self, problem: Problem, tol: float, max_iter: int, floor: float = NOISE) -> None:
         self.problem, self.tol, self.max_iter, self.floor = problem, tol, max_iter, floor
         self.n_iter = 0
-        self.left = math.inf  # half the square of Newton's decrement, over the loss
+        self.left = math.inf
         # a small problem that takes long is beyond float32: it is solved whole
         self.most_in_float32 = min(max_iter, _MOST_IN_FLOAT32) if problem.has_small_hessian else max_iter
-        is_small = problem.n * problem.d * problem.width <= _SMALL
+        is_small = problem.n * problem.d * problem.width <= SMALL
         self.aim = min(tol, _LAST_DIGITS) if is_small else tol
 
     def run(self, theta: Float64Array) -> SoftmaxRegressionFit:
+        """From theta to a gap of `tol` times the objective, or to where rounding or `max_iter` ends it."""
         problem = self.problem
         theta, learned = self.run_in_float32(theta)
         found = self._finish(theta, learned)
@@ -401,7 +322,7 @@ class _Search:
     ) -> tuple[float, Float64Array, float]:
         """The whole step where it meets Wolfe's conditions up to the noise of float32, else one along a line search."""
         problem = self.problem
-        length, noise = 1.0, _NOISE * abs(loss)
+        length, noise = 1.0, NOISE * abs(loss)
         new_loss, new_gradient = problem.loss_and_gradient(theta + direction)
         at_end = float(np.vdot(new_gradient, direction))
         if not (new_loss <= loss + 1e-4 * slope + noise and abs(at_end) <= -0.9 * slope):
