@@ -34,7 +34,7 @@ def cross_validate(
     And the number of fits that ended before they should. Rows that are held out count with `score_weights` (n,).
     `Cs` ascend: each fit begins where those of stronger penalties lead to, with what dense features teach of the
     Hessian. Fits end in float32, where half the square of Newton's decrement, as far as a preconditioner tells it, is
-    1e-6 of the loss.
+    1e-6 of the loss; small ones that do not reach that go on in float64.
     """
     lone, span = LoneColumns.of(x), SpanOfRows.of(x)
     x = lone.merged if lone is not None else span.rows if span is not None else x
@@ -77,9 +77,11 @@ def _path(
         learned, unfinished = None, 0
         for c, C in enumerate(Cs):
             problem.penalise(float(C))
-            search = Search(problem, 0.0, max_iter, floor=NOISE if is_small else _FLOOR)
+            search = Search(problem, _FLOOR, max_iter, floor=NOISE if is_small else _FLOOR)
             start = _ahead(ends, Cs[: c + 1]) if ends else problem.priors()
             theta, learned = search.run_in_float32(start, learned, ends[-1] if ends else None)
+            if search.left > _FLOOR and problem.has_small_hessian:
+                theta = search.run_in_float64(theta)
             unfinished += not search.left <= _FLOOR
             ends = [*ends[-2:], theta]
             path.append(problem.to_coef(theta))

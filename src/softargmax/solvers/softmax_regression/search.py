@@ -160,6 +160,12 @@ class Search:
             bool(gap <= self.tol * found.loss),
         )  # fmt: skip
 
+    def run_in_float64(self, theta: Float64Array) -> Float64Array:
+        """To the gap by whole Hessians, of a problem that has a small one."""
+        found = self._newton_in_float64(self._point(theta))
+        self.left = found.gap / found.loss
+        return found.theta
+
     def run_in_float32(
         self, theta: Float64Array, learned: Memory | Diagonal | None = None, before: Float64Array | None = None
     ) -> tuple[Float64Array, Memory | Diagonal]:
