@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from softargmax.data import read_predictions
 from softargmax.data.columns import read_columns
+from softargmax.models import SoftmaxRegression
 from softargmax.training.table import read_table_run
 
 MAIN = "import sys; from softargmax.cli import main; sys.exit(main())"
@@ -119,12 +122,61 @@ def test_arrays_need_no_target(run):
     assert [line.split()[0] for line in ran.out.splitlines()] == ["row", "0", "1", "2", "3"]
 
 
+def test_a_fit_that_did_not_converge_says_so_on_the_terminal_and_on_the_page(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("softargmax.training.table.SoftmaxRegression", partial(SoftmaxRegression, max_iter=3))
+    passengers(tmp_path / "t.csv")
+    ran = run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run")
+    assert (ran.code, ran.err) == (0, "")
+    assert run("report", "run", "-o", "page.html").code == 0
+    fitted = read_table_run("run")
+    share = f"{fitted.gap / fitted.objective:.3g}".replace("-", "−")
+    sentence = f"its objective may be above the smallest possible one by {share} of itself, where 1e−06 was asked for."
+    for said in (ran.out, Path("page.html").read_text("utf-8")):
+        assert f"The fit did not converge in 3 iterations: {sentence} Train again with a smaller --C" in said
+
+
+def test_dates_are_told(run, tmp_path):
+    days = [f"{1 + i % 28}.{1 + i % 12}.2020" for i in range(200)]
+    passengers(tmp_path / "t.csv", columns=("age", "sex", "day", "lived"), day=days)
+    ran = run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run")
+    assert ran.code == 0, ran.err
+    assert "  like dates: `day` (no numbers here; write the year, the month or days since a day instead)\n" in ran.out
+    assert "Note: Columns that look like dates: day. A date is no number here but a category" in ran.out
+
+
+def test_copies_are_told_to_be_counted(run, tmp_path):
+    passengers(tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join(lines + lines[1:31]) + "\n")
+    ran = run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run")
+    assert "they are in the same part as it\n    (intervals count each of them as a row of its own)\n" in ran.out
+
+
+def test_a_disk_that_is_full_of_figures_leaves_a_whole_run(tmp_path):
+    """Files of more than 25 kB cannot be written: those of the run are smaller, and figures are not."""
+    passengers(tmp_path / "t.csv")
+    result = subprocess.run(
+        [sys.executable, "-c", MAIN, "train", "t.csv", "--target", "lived", "--C", "1", "-o", "run"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, 25_000)),
+    )  # fmt: skip
+    assert result.returncode == 2
+    said = "softargmax: error: run is whole and can be used; only its figures are missing: cannot write run/figures/"
+    assert result.stderr.startswith(said)
+    assert "nothing was changed" not in result.stderr
+    assert read_table_run(tmp_path / "run").class_names == ("no", "yes")
+
+
 WRONG = {
     "no target": (["t.csv"], "t.csv: say with --target COL which column is to be predicted; it has `age`, `sex`"),
     "no column": (["t.csv", "--target", "Lived"], "there is no column `Lived`; it has .*; did you mean `lived`?"),
     "no text column": (["t.csv", "--target", "lived", "--text", "name"], "there is no column `name`"),
     "target as text": (["t.csv", "--target", "lived", "--text", "lived"], "`lived` is the one to predict"),
-    "C": (["t.csv", "--target", "lived", "--C", "0"], "C must be a number above 0; got 0.0"),
+    "C": (["t.csv", "--target", "lived", "--C", "0"], r"C must be a number from 1e-100 to 1e\+20, such as 1; got 0.0"),
+    "C of no penalty": (["t.csv", "--target", "lived", "--C", "inf"], r"C must be a number from 1e-100 to 1e\+20"),
+    "C of nothing": (["t.csv", "--target", "lived", "--C", "1e-300"], "C must be a number from .*; got 1e-300"),
+    "per cent": (["c.csv", "--target", "lived"], "c.csv, line 2, column `share`: got `1%`; write it without the per"),
+    "in a file": (["t.csv", "--target", "lived", "-o", "t.csv/x"], "cannot write t.csv/x: .*t.csv is a file, not a fo"),
     "seed": (["t.csv", "--target", "lived", "--seed", "-1"], "seed must be an integer from 0"),
     "epochs": (["t.csv", "--target", "lived", "--epochs", "8"], "--epochs goes with images, and t.csv is a table"),
     "resume": (["t.csv", "--target", "lived", "--resume"], "--resume goes with images, and t.csv is a table"),
@@ -144,6 +196,7 @@ def test_wrong_input_is_a_sentence(run, tmp_path, case):
     words, sentence = WRONG[case]
     passengers(tmp_path / "t.csv")
     (tmp_path / "t.xlsx").write_text("x")
+    passengers(tmp_path / "c.csv", columns=("age", "share", "lived"), share=[f"{1 + i % 90}%" for i in range(200)])
     ran = run("train", *words, *([] if "-o" in words else ["-o", "new"]))
     assert (ran.code, ran.out) == (2, "")
     assert re.search(sentence, ran.err)
@@ -235,6 +288,34 @@ def test_what_the_run_does_not_know_is_told_once(run, trained, tmp_path):
     ]
 
 
+def test_numbers_unlike_those_in_training_are_told_once(run, tmp_path):
+    numbers = {"size": np.random.default_rng(0).normal(170, 10, 200).round(1).tolist(), "rooms": [1, 2, 3, 4] * 50}
+    passengers(tmp_path / "t.csv", columns=("age", "size", "rooms", "lived"), **numbers)
+    assert run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run").code == 0
+    assert run("predict", "run", "t.csv").err == ""
+    of = {column.name: column for column in read_table_run("run").model().features.columns}
+    numbers = {"size": [*[1.7] * 3, *[1.7e5] * 2, *[170.0] * 35], "rooms": ["", "", *[2] * 38]}
+    passengers(tmp_path / "new.csv", n=40, columns=("age", "size", "rooms"), **numbers)
+    for words in (["predict", "run", "new.csv"], ["apply", "run", "new.csv", "-o", "out.npz"]):
+        ran = run(*words)
+        assert ran.code == 0
+        assert ran.err == (
+            "softargmax: warning: new.csv: numbers unlike those in training, whose rows are not to be trusted: "
+            f"column `size`: 5 far outside {of['size'].least:.3g} to {of['size'].largest:.3g}; "
+            f"column `rooms`: 2 missing, counted as the mean {of['rooms'].mean:.3g}\n"
+        )
+
+
+def test_a_warning_of_many_columns_is_short(run, tmp_path):
+    X = np.random.default_rng(0).normal(size=(200, 9))
+    np.savez("t.npz", X=X, y=(X.sum(axis=1) > 0).astype(int))
+    assert run("train", "t.npz", "--C", "1", "-o", "run").code == 0
+    np.savez("new.npz", X=X[:4] + 1e6)
+    err = run("predict", "run", "new.npz").err
+    assert (err.count("4 far outside"), err.count("\n")) == (5, 1)
+    assert err.endswith("; 4 columns more\n")
+
+
 @pytest.mark.parametrize(
     ("words", "content", "sentence"),
     [
@@ -300,6 +381,60 @@ def test_classes_that_are_numbers_have_columns_of_their_own(run, tmp_path):
     assert Path("out.csv").read_text().startswith("label,lived = 3,lived = 4\n")
     found = read_predictions("out.csv", kind="probs")
     assert (np.array([3, 4])[found.labels] == lived).all()
+
+
+@pytest.mark.parametrize("written", ["{}", "{}.0", "+{}", "{}e0"])
+def test_the_target_is_read_as_train_read_it(run, tmp_path, written):
+    """Whatever integers look like; pandas writes them as 1.0 and 2.0 where one is missing."""
+    lived = [written.format(k) for k in np.random.default_rng(0).integers(1, 3, 200).tolist()]
+    passengers(tmp_path / "t.csv", lived=lived)
+    assert run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run").code == 0
+    assert read_table_run("run").class_names == ("1", "2")
+    ran = run("apply", "run", "t.csv", "-o", "out.npz")
+    assert (ran.code, ran.err) == (0, "")
+    found = read_predictions("out.npz", kind="probs")
+    assert [written.format(k + 1) for k in found.labels] == lived
+
+
+def test_codes_are_no_numbers_of_the_run(run, tmp_path):
+    """Classes `1` and `2` are not `01` and `02`; nor is the text `1` of other text `1.0`."""
+    drawn = np.random.default_rng(0).integers(0, 2, 200).tolist()
+    for names, others in ((("1", "2"), ("01", "02")), (("01", "02"), ("1", "2")), (("a", "1"), ("a", "1.0"))):
+        passengers(tmp_path / "t.csv", lived=[names[k] for k in drawn])
+        passengers(tmp_path / "new.csv", lived=[others[k] for k in drawn])
+        assert run("train", "t.csv", "--target", "lived", "--C", "1", "-o", f"run-{names[0]}").code == 0
+        ran = run("apply", f"run-{names[0]}", "t.csv", "-o", "same.npz")
+        assert (ran.code, ran.err) == (0, "")
+        assert [sorted(names)[k] for k in read_predictions("same.npz", kind="probs").labels] == [
+            names[k] for k in drawn
+        ]
+        ran = run("apply", f"run-{names[0]}", "new.csv", "-o", "out.npz")
+        assert "is no class of the run; the labels are not written" in ran.err
+        with np.load("out.npz") as arrays:
+            assert "labels" not in arrays
+
+
+@pytest.mark.parametrize("name", ["run.json", "test.npz", "keep.csv", "page.txt", "page"])
+def test_a_report_is_written_over_nothing_that_is_no_page(run, trained, tmp_path, name):
+    folder, _ = trained
+    Path("keep.csv").write_text("a,b\n")
+    output = folder / name if (folder / name).exists() else Path(name)
+    before = output.read_bytes() if output.exists() else None
+    for words in (["report", folder], ["report", folder / "test.npz"]):
+        ran = run(*words, "-o", output)
+        assert (ran.code, ran.out) == (2, "")
+        assert re.search("is the file that is read|give -o a name that ends in .html", ran.err)
+        assert (output.read_bytes() if output.exists() else None) == before
+
+
+def test_a_page_that_is_a_link_to_what_is_read_is_refused(run, trained):
+    folder, _ = trained
+    for number, name in enumerate(("run.json", "model.json")):
+        Path(f"{number}.html").symlink_to(folder / name)
+        ran = run("report", folder, "-o", f"{number}.html")
+        assert (ran.code, ran.out) == (2, "")
+        assert f"-o {number}.html is the file that is read" in ran.err
+    read_table_run(folder)
 
 
 @pytest.mark.parametrize(

@@ -207,10 +207,10 @@ def test_wrong_predictions(run, tmp_path, case, command):
     files, flags, sentence = WRONG[case]
     for name, content in files.items():
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    out = tmp_path / "out"
+    out = tmp_path / ("out.html" if command == "report" else "out")
     out.write_text("as it was")
     before = sorted(p.name for p in tmp_path.iterdir())
-    ran = run(command, next(iter(files)), *flags, *([] if command == "evaluate" else ["-o", "out"]))
+    ran = run(command, next(iter(files)), *flags, *([] if command == "evaluate" else ["-o", out.name]))
     assert_told(ran, sentence)
     assert out.read_text() == "as it was"
     assert sorted(p.name for p in tmp_path.iterdir()) == before
@@ -258,6 +258,7 @@ def test_nothing_to_calibrate_by(run, tmp_path, arrays, sentence):
 @pytest.mark.parametrize("command", ["calibrate", "report"])
 @pytest.mark.parametrize("out", ["/proc/nope", "no/such/folder/out"])
 def test_where_nothing_can_be_written(run, preds, command, out):
+    out += ".html" if command == "report" else ""
     assert_told(run(command, preds, "-o", out), f"cannot write {out}")
 
 
@@ -293,7 +294,7 @@ def test_a_link_to_itself(run, preds, tmp_path, command):
         words = ["cal.json", preds] if command == "apply" else [preds]
         assert_told(run(command, *words, "-o", "loop.npz"), "cannot write loop.npz: ")
     words = ["cal.json", "loop.npz"] if command == "apply" else ["loop.npz"]
-    output = [] if command == "evaluate" else ["-o", "out.npz"]
+    output = [] if command == "evaluate" else ["-o", "out.html" if command == "report" else "out.npz"]
     assert_told(run(command, *words, *output), "there is no file loop.npz: it is a link that leads to none")
     assert (tmp_path / "loop.npz").is_symlink()
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softargmax.data import _tables
-from softargmax.data.columns import MISSING, TABLE_FILES, read_columns
+from softargmax.data import columns as columns_module
+from softargmax.data.columns import MISSING, TABLE_FILES, read_columns, whole
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -98,6 +99,48 @@ def test_text_is_what_the_standard_library_reads(tmp_path_factory, rows):
     assert found.places.tolist() == lines
 
 
+# ---- codes ----
+
+
+def law_codes_keep_their_zeros(read, folder):
+    """Cells are numbers or codes: a zero before a digit makes codes of the column, and of no other."""
+    cells = {
+        "zip": ["01234", "1234", ""], "id": ["7", "007", " 07"], "sign": ["-01", "+1", "2"], "day": ["01", "10", "NA"],
+        "number": ["0", "0.5", "-0.25"], "power": ["0e3", "1e05", "+0."], "many": ["100", "10", "1"],
+    }  # fmt: skip
+    rows = zip(*cells.values(), strict=True)
+    table = read(written(folder / "t.csv", "\n".join(",".join(row) for row in [tuple(cells), *rows]) + "\n"))
+    assert {name: values.tolist() for name, values in table.columns.items()} == {
+        "zip": ["01234", "1234", None], "id": ["7", "007", "07"], "sign": ["-01", "+1", "2"],
+        "day": ["01", "10", None], "number": [0, 0.5, -0.25], "power": [0, 1e5, 0], "many": [100, 10, 1],
+    }  # fmt: skip
+
+
+def test_codes_keep_their_zeros(tmp_path, monkeypatch):
+    law_codes_keep_their_zeros(read_columns, tmp_path)
+    for pattern in ("x^", r"^0\d", r"^[+-]?0"):  # none is a code; those without a sign alone; 0 and 0.5 too
+        monkeypatch.setattr(columns_module, "_CODE", pattern)
+        with pytest.raises(AssertionError):
+            law_codes_keep_their_zeros(read_columns, tmp_path)
+
+
+def test_codes_of_parquet_are_codes(tmp_path):
+    parquet.write_table(pyarrow.table({"zip": ["01234", "1234"], "n": [1, 2]}), tmp_path / "t.parquet")
+    found = read_columns(tmp_path / "t.parquet")
+    assert same(found.columns["zip"], ["01234", "1234"])
+    assert same(found.columns["n"], [1, 2])
+
+
+@pytest.mark.parametrize("cell", ["1", "1.0", "+1", "1e0", "10e-1"])
+def test_an_integer_is_called_the_same_however_it_is_written(cell):
+    assert whole(cell) == "1"
+
+
+@pytest.mark.parametrize("cell", ["01", "1.5", "inf", "1_0", "1 0", "one", ""])
+def test_what_is_no_integer_stays_as_it_is(cell):
+    assert whole(cell) == cell
+
+
 # ---- tabs ----
 
 GLUE = 'sentence\tlabel\n"an open quote\t1\nplain\t0\nclosed" here\t1\n"quoted ""twice"""\t0\n'
@@ -118,6 +161,11 @@ def test_quoted_tabs_and_line_breaks_are_in_the_cell(tmp_path):
     found = read_columns(written(tmp_path / "t.tsv", 'a\tb\n"x\ty"\t1\n"u\nv"\t2\nw\t3\n'))
     assert same(found.columns["a"], ["x\ty", "u\nv", "w"])
     assert [found.place(row) for row in range(3)] == ["line 2", "line 3", "line 5"]
+
+
+def test_quotation_marks_in_names_are_no_line_breaks(tmp_path):
+    found = read_columns(written(tmp_path / "t.csv", '"a","b, c",5" pipe,"say ""d"""\r\n1,2,3,4\r\n'))
+    assert list(found.columns) == ["a", "b, c", '5" pipe', 'say "d"']
 
 
 def test_marks_of_windows_are_read(tmp_path):
@@ -185,7 +233,7 @@ WRONG = {
     "empty": ("t.csv", b"", "t.csv is empty"),
     "blanks": ("t.csv", "\n \n", "t.csv holds only blanks"),
     "kind": ("t.xlsx", "x", "t.xlsx: cannot read a file of this kind; supported are"),
-    "no rows": ("t.csv", "a,b\n", "t.csv has no rows; wanted one an example"),
+    "no rows": ("t.csv", "a,b\n", "t.csv has no rows; wanted a row for each example"),
     "blank header": ("t.csv", "\na,b\n", "line 1: it is blank; wanted a header: the name of each column"),
     "semicolons": ("t.csv", "a;b\n1;2\n", "line 1: the columns are separated by semicolons; separate them by commas"),
     "tabs": ("t.csv", "a\tb\n1\t2\n", "line 1: the columns are separated by tabs"),
@@ -201,7 +249,22 @@ WRONG = {
         f"a,b\n{MOSTLY_NUMBERS}1O,x\n",
         "line 21, column `a`: got `1O`, and 19 of the column's 20 cells are numbers; leave the cell empty if it is",
     ),
-    "decimal commas": ("t.csv", 'a,b\n"1,5",x\n"2,5",y\n', "column `a`: got `1,5`.* a decimal point, and no commas"),
+    "per cent": (
+        "t.csv", "a,b\n50%,x\n-7.5 %,y\n",
+        "line 2, column `a`: got `50%`; write it without the per cent sign, all cells of the column alike",
+    ),
+    "one per cent": (
+        "t.csv", f"a,b\n{MOSTLY_NUMBERS}7%,x\n",
+        "line 21, column `a`: got `7%`, and 19 of the column's 20 cells are numbers; write it without the per cent",
+    ),
+    "a break in a name": ("t.csv", '"u\nv",b\n1,2\n', "line 1: a column name has a line break in it; write each name"),
+    "a break in the last name": ("t.tsv", 'a\t"u\nv"\n1\t2\n', "line 1: a column name has a line break in it"),
+    "an index": ("t.csv", ",a\n0,1\n", r"column 1 has no name; if it is an index that pandas wrote.*index=False"),
+    "an index, quoted": ("t.tsv", '""\ta\n0\t1\n', "column 1 has no name; if it is an index that pandas wrote"),
+    "decimal commas": (
+        "t.csv", 'a,b\n"1,5",x\n"2,5",y\n',
+        "line 2, column `a`: got `1,5`; write it with a decimal point, and no commas",
+    ),
     "infinite": ("t.csv", "a,b\n1,x\n-inf,y\n", "line 3, column `a`: got -inf; wanted a finite number"),
     "overflow": ("t.csv", "a,b\n1,x\n1e999,y\n", "line 3, column `a`: got inf; wanted a finite number"),
     "no parquet": ("t.parquet", "x" * 99, "t.parquet cannot be read"),

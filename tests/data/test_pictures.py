@@ -203,7 +203,7 @@ def test_no_file_a_folder_and_an_empty_file(tmp_path):
     saved(tmp_path / "cat.png", grey(2, 2))
     with pytest.raises(ValueError, match=r"there is no file .*cta.png; did you mean `cat.png`"):
         read_picture(tmp_path / "cta.png")
-    with pytest.raises(ValueError, match=r"is a folder; give a file: `.png`, `.jpg` and `.jpeg`"):
+    with pytest.raises(ValueError, match=r"is a folder; give a file: `.png`, `.jpg` or `.jpeg`"):
         read_picture(tmp_path)
     (tmp_path / "empty.png").touch()
     with pytest.raises(ValueError, match=r"empty.png is empty \(0 bytes\)"):

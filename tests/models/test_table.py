@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import OneHotEncoder
 
 from softargmax.data.columns import Columns
+from softargmax.models import table as table_module
 from softargmax.models.table import ARRAYS, MANY, MODEL, TableFeatures, TableModel, fitted, read_model
 
 TEXTS = ["the cat sat", "the dog sat", None, "a cat, a dog", "THE CAT"]
@@ -76,6 +77,64 @@ def test_a_number_beyond_all_measure_is_told():
     found = TableFeatures.fit(table(x=[1e-300, 2e-300]), {"x": "number"})
     with pytest.raises(ValueError, match="t.csv, line 3, column `x`: got 1e[+]10, which is beyond all measure"):
         found.matrix(table(x=[1e-300, 1e10]))
+
+
+@pytest.mark.parametrize("value", [1e120, -1e308])
+def test_a_number_that_no_sum_could_hold_is_told_with_its_place(value):
+    found = features("fare")
+    with pytest.raises(ValueError, match=r"t.csv, line 3, column `fare`: got .*, which is beyond all measure"):
+        found.matrix(table(fare=[1.0, value]))
+
+
+def of_numbers(rng, draw, n=300):
+    return draw(rng, n), draw(rng, 10_000)
+
+
+USUAL = {
+    "normal": lambda rng, n: rng.normal(50, 3, n),
+    "counts": lambda rng, n: rng.poisson(2, n).astype(float),
+    "waiting times": lambda rng, n: rng.exponential(1, n),
+    "incomes": lambda rng, n: rng.lognormal(10, 0.8, n),
+    "flags": lambda rng, n: (rng.random(n) < 0.02).astype(float),
+}
+MISTAKEN = {
+    "grams": lambda x: 1000 * x,
+    "sentinel": lambda x: np.full(len(x), -99999.0 * np.abs(x).max()),
+    "per cent": lambda x: 100 * x + 1,
+}
+
+
+def law_numbers_of_another_kind_are_told(draw, seed):
+    train, new = of_numbers(np.random.default_rng(seed), draw)
+    found = TableFeatures.fit(table(x=train), {"x": "number"})
+    assert found.unusual(table(x=train)) == {}
+    assert found.unusual(table(x=new)) == {}
+    for mistaken in MISTAKEN.values():
+        wrong = mistaken(new[np.abs(new) > np.median(np.abs(train))])
+        (said,) = found.unusual(table(x=np.append(new, wrong)))["x"]
+        assert said == f"{len(wrong):,} far outside {train.min():.3g} to {train.max():.3g}"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", USUAL)
+def test_numbers_of_another_kind_are_told_and_usual_ones_are_not(name, seed):
+    law_numbers_of_another_kind_are_told(USUAL[name], seed)
+
+
+@pytest.mark.parametrize("far", [0, 1000])
+def test_the_law_rejects_a_range_that_is_too_narrow_or_too_wide(monkeypatch, far):
+    monkeypatch.setattr(table_module, "FAR", far)
+    with pytest.raises((AssertionError, KeyError)):
+        law_numbers_of_another_kind_are_told(USUAL["incomes"], 0)
+
+
+def test_numbers_that_are_missing_for_the_first_time_are_told():
+    found = features("age", "fare")
+    assert found.unusual(NEW) == {"fare": ["1 missing, counted as the mean 4"]}  # of ages some were missing before
+    same = TableFeatures.fit(table(x=[7.0, 7.0]), {"x": "number"})
+    assert same.unusual(table(x=[1e9])) == {}  # the model does not go by it
+    wide = TableFeatures.fit(table(x=[-1e308, 1e308]), {"x": "number"})
+    assert wide.unusual(table(x=[-1e308, 1.5e308])) == {}
 
 
 def test_numbers_that_say_nothing_are_zero():

@@ -100,6 +100,45 @@ def test_verdict_names_the_direction() -> None:
     assert both.startswith(f"Before calibration, claim and truth differed by {100 * over.ece:.1f} percentage points")
 
 
+def law_the_verdict_and_p_agree(said: str, p: float, low: float) -> None:
+    assert ("cannot be told from perfectly calibrated" in said) == (p >= 0.05 and low <= 0)
+    assert ("more than chance explains" in said) == (p < 0.05)
+
+
+def test_the_verdict_and_p_agree() -> None:
+    rng = np.random.default_rng(4)
+    logits = 4 * rng.normal(size=(113, 2))
+    labels = (2 * logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    found = [evaluate(labels, logits=t * logits) for t in (0.5, 0.7, 1.0, 2.0, 5.0)]
+    numbers = [(each.ece_p_value, each.interval("ece")[0]) for each in found]
+    assert any(p < 0.05 and low <= 0 for p, low in numbers)  # of few rows the interval is the more careful of the two
+    assert any(p >= 0.05 for p, _ in numbers)
+    for each, (p, low) in zip(found, numbers, strict=True):
+        law_the_verdict_and_p_agree(verdict(Story(each)), p, low)
+    of_the_interval_alone = "its probabilities cannot be told from perfectly calibrated ones"
+    with pytest.raises(AssertionError):
+        law_the_verdict_and_p_agree(of_the_interval_alone, *next(each for each in numbers if each[0] < 0.05))
+
+
+def test_of_groups_p_says_nothing() -> None:
+    logits, labels = predictions(300, 3)
+    rows = np.repeat(np.arange(300), 20)  # each 20 times: for p they are 6,000 rows
+    story = Story(evaluate(labels[rows], logits=logits[rows], groups=rows))
+    assert story.last.ece_p_value < 0.05
+    assert "chance" not in verdict(story)
+
+
+def test_a_calibration_that_makes_the_nll_worse_says_so() -> None:
+    logits, labels = predictions(500, 4)
+    fine, soft = evaluate(labels, logits=logits), evaluate(labels, logits=0.5 * logits)
+    assert verdict(Story(fine, soft)).endswith(
+        f" Calibration made the NLL of these rows worse: {fine.nll:.4f} before, {soft.nll:.4f} after."
+    )
+    for before, after in ((soft, fine), (fine, fine)):
+        assert "worse" not in verdict(Story(before, after))
+    assert "worse" not in verdict(Story(soft))
+
+
 def test_verdict_on_errors_that_cancel() -> None:
     evaluation = confident([(0.9, 2000, 1400), (0.7, 2000, 1800)])
     assert "too much in places and too little in others" in verdict(Story(evaluation))

@@ -32,6 +32,7 @@ from softargmax.report import (
     table_page,
     table_story,
 )
+from softargmax.report import table as table_module
 from softargmax.report.coefficients import panel_figure
 from softargmax.report.palette import DARK, LIGHT, STANDINS
 from softargmax.report.plots import inline
@@ -75,6 +76,7 @@ def table_run(
             columns=dict.fromkeys(features, "number"),
             missing={features[0]: 17},
             like_ids=(),
+            like_dates=(),
             n_duplicates=0,
             n_across=0,
         ),
@@ -91,6 +93,7 @@ def table_run(
         "gap": 3e-5,
         "tol": 1e-6,
         "converged": True,
+        "folds_converged": True,
         "n_iter": 14,
         "n_fitted": n,
         "test": Predictions(logits, "logits", labels, names),
@@ -110,10 +113,11 @@ def odd_run() -> TableRun:
         columns={name: kinds[j % 7] for j, name in enumerate(ODD)},
         missing={name: 5 + j for j, name in enumerate(ODD)},
         like_ids=(ODD[0], ODD[4]),
+        like_dates=(ODD[3],),
         n_duplicates=300,
         n_across=7,
     )
-    return dataclasses.replace(run, findings=found, converged=False, gap=3.0, Cs=None, nll=None)
+    return dataclasses.replace(run, findings=found, converged=False, folds_converged=False, gap=3.0, Cs=None, nll=None)
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +369,12 @@ def test_names_in_a_figure_are_words_not_mathematics_nor_markup(runs: dict[str, 
     assert all(each.startswith("coefficients-") for each in re.findall(r' id="([^"]+)"', text))
 
 
+def test_a_kind_that_is_none_is_told_before_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "table_figures", lambda run: pytest.fail("drawn"))
+    with pytest.raises(ValueError, match="png or svg; got 'pdf'"):
+        save_table_figures(table_run(), tmp_path, kind="pdf")
+
+
 def test_saved_figures_stand_alone_are_whole_and_the_same_again(runs: dict[str, TableRun], tmp_path: Path) -> None:
     stems = ["coefficients", "penalty", "reliability", "confusion"]
     for name in ("two", "odd"):
@@ -405,11 +415,15 @@ def test_the_story_is_of_the_test_part_before_and_after(k: int) -> None:
 
 def test_what_should_make_a_reader_careful_is_noted() -> None:
     notes = table_story(odd_run()).notes
-    assert len(notes) == 3
-    assert "The fit stopped before it reached its tolerance. No other weights" in notes[0]
-    assert "smaller by more than 2.50%" in notes[0]
-    assert notes[1].startswith("7 rows of the calibration and test parts have the same features")
-    assert notes[2].startswith("Columns that seem to number the rows: <script>alert(1)</script>, שם העמודה")
+    assert len(notes) == 5
+    assert notes[0].startswith("The fit did not converge in 14 iterations: its objective may be above the smallest")
+    assert "by 0.025 of itself, where 1e−06 was asked for. Train again with a smaller --C" in notes[0]
+    assert notes[1].startswith("Some of the fits that C was chosen by did not converge")
+    assert notes[2].startswith("7 rows of the calibration and test parts have the same features")
+    assert notes[3].startswith("Columns that seem to number the rows: <script>alert(1)</script>, שם העמודה")
+    assert notes[4].startswith('Columns that look like dates: $a_1$ & "b". A date is no number here')
+    unknown = dataclasses.replace(table_run(), converged=False, gap=np.inf)
+    assert "nothing is proven of how far its objective is above" in table_story(unknown).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -487,7 +501,7 @@ def test_what_was_found_is_told() -> None:
     assert "Columns used: 2 of numbers, 1 of categories, 1 of text; they make 8 features." in said
     assert "Left out, because all rows have the same value: same ." in said
     assert "Left out, because no two rows have the same value: key ." in said
-    assert "Rows that agree in all features with a row before: 4; such rows are kept in the same part." in said
+    assert "with a row before: 4; such rows are kept in the same part. Intervals and p count each as" in said
     assert "town 54 10.00% age 27 5.00%" in said  # the most first
     for k, rows in enumerate(counts):
         assert f"class {k} {rows:,} {100 * rows / 540:.2f}% {rows // 3}" in said
@@ -502,6 +516,7 @@ def test_what_was_found_is_told() -> None:
 def test_rows_on_both_sides_of_the_split_are_told(pages: dict[str, str]) -> None:
     said = told(pages["odd"])
     assert "a row before: 300; rows of the calibration and test parts that agree with a training row: 7." in said
+    assert "Intervals and p count each as a row of its own, and are surer than they should be." in said
 
 
 def test_long_findings_are_cut_and_say_so(runs: dict[str, TableRun]) -> None:
@@ -524,8 +539,8 @@ def test_the_fit_is_told() -> None:
     assert (
         "No other weights of this model, at this C, have an objective smaller by more than 1 part in 4,000,000." in said
     )
-    assert "the objective is 120, and the smallest possible one is at most 3e-05 below it." in said
-    assert "Asked for was 1e-06 of the objective; it took 14 iterations." in said
+    assert "the objective is 120, and the smallest possible one is at most 3e−05 below it." in said
+    assert "Asked for was 1e−06 of the objective; it took 14 iterations." in said
     assert "better still" not in said
     smallest = told(table_page(dataclasses.replace(run, C=float(run.Cs[0]))))
     assert "It is the smallest tried: a smaller one may be better still." in smallest
@@ -558,6 +573,16 @@ def test_what_the_data_say_is_text(pages: dict[str, str]) -> None:
         assert name in names
     assert max(map(len, names)) == 80
     assert not re.search("[\x00\u202e]", text)
+
+
+def test_no_line_ends_within_a_number() -> None:
+    settings = TableSettings("people.csv", "job", C=1e-10)
+    run = dataclasses.replace(table_run(), objective=1.2e-7, gap=3e-12, C=1e-10, Cs=None, nll=None, settings=settings)
+    said = told(table_page(run))
+    assert "1.2e−07" in said
+    assert "3e−12" in said
+    assert "1e−10" in said
+    assert not re.search(r"\de-\d", said)
 
 
 # ---- the command ----

@@ -28,13 +28,13 @@ def test_whole_percent_never_rounds_to_certainty(fraction: float, said: str) -> 
     [
         (0.12447, "0.1245"),
         (0.0, "0"),
-        (1.234e-5, "1.23e-05"),
+        (1.234e-5, "1.23e−05"),
         (math.inf, "infinite"),
         (-math.inf, "minus infinite"),
         (math.nan, "not defined"),
         (12.0, "12.0000"),
         (1e300, "1e+300"),
-        (-1e300, "-1e+300"),
+        (-1e300, "−1e+300"),
     ],
 )
 def test_number(value: float, said: str) -> None:

@@ -7,6 +7,8 @@ import os
 import secrets
 import shutil
 import signal
+import warnings
+from functools import partial
 from hashlib import sha256
 from types import SimpleNamespace
 
@@ -14,14 +16,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 from softargmax.data.columns import Columns, read_columns
 from softargmax.metrics import evaluate
+from softargmax.models import SoftmaxRegression, SoftmaxRegressionCV
 from softargmax.training import read_run, run_kind
 from softargmax.training import table as table_module
-from softargmax.training.findings import counts_rows, kinds_of, labels_of
-from softargmax.training.parts import PARTS, split, twins_of
+from softargmax.training.findings import counts_rows, kinds_of, labels_of, like_dates
+from softargmax.training.parts import PARTS, folds_of, split, twins_of
 from softargmax.training.run import INDEX, KEYS
 from softargmax.training.table import FILES, TableSettings, read_table_run, train_table
 
@@ -250,6 +255,65 @@ def test_copies_stay_on_one_side_and_are_counted(tmp_path):
     assert all(where[row] == where[row + 120] for row in range(30))
 
 
+def law_copies_are_in_one_fold(folds, labels, twins):
+    """Every row is held out once; copies together; every class in each part, as evenly as its different rows allow."""
+    assert sorted(np.concatenate([held_out for _, held_out in folds]).tolist()) == list(range(len(labels)))
+    for fitted, held_out in folds:
+        np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held_out])), np.arange(len(labels)))
+        assert not np.intersect1d(twins[fitted], twins[held_out]).size
+        assert set(labels[fitted]) == set(labels)
+    firsts = np.unique(twins, return_index=True)[1]
+    for k in np.unique(labels):
+        in_fold = [int(np.sum(labels[np.intersect1d(firsts, held_out)] == k)) for _, held_out in folds]
+        assert max(in_fold) - min(in_fold) <= 1
+
+
+@given(st.integers(0, 60), st.integers(2, 5), st.integers(0, 1000))
+def test_copies_are_in_one_fold(n_rows, n_classes, seed):
+    labels, twins = rows_of(n_rows, n_classes, seed)
+    law_copies_are_in_one_fold(list(folds_of(labels, twins, 5)), labels, twins)
+
+
+def test_the_law_of_folds_rejects_those_that_know_no_copies():
+    labels, twins = rows_of(60, 2, 0)
+    with pytest.raises(AssertionError):
+        law_copies_are_in_one_fold(list(folds_of(labels, np.arange(len(labels)), 5)), labels, twins)
+
+
+@pytest.mark.parametrize("copies", [0, 30])
+def test_the_folds_that_choose_c_keep_copies_together(tmp_path, monkeypatch, copies):
+    """Those that the regression is given, of the rows of the training part; without copies those of scikit-learn."""
+    given = {}
+
+    class Watched(SoftmaxRegressionCV):
+        def fit(self, X, y):
+            given.update(X=X, y=y, folds=self.cv)
+            return super().fit(X, y)
+
+    monkeypatch.setattr(table_module, "SoftmaxRegressionCV", Watched)
+    settings = written(tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join(lines + lines[1 : 1 + copies]) + "\n")
+    train_table(tmp_path / "run", settings)
+    alike = np.unique(given["X"], axis=0, return_inverse=True)[1].ravel()
+    assert (len(np.unique(alike)) < len(alike)) == (copies > 0)
+    law_copies_are_in_one_fold(given["folds"], given["y"], alike)
+    peer = list(StratifiedKFold(5).split(given["X"], given["y"]))
+    same = all(np.array_equal(one[1], other[1]) for one, other in zip(given["folds"], peer, strict=True))
+    assert same == (copies == 0)
+
+
+def test_copies_with_other_labels_are_kept_together_too(tmp_path):
+    """A class may then have fewer groups of rows than rows: there are as many folds as the groups allow."""
+    settings = written(tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    few = [f"{i}.5,{i},S,1912,rare" for i in range(5)]
+    others = [line.rpartition(",")[0] + ",rare" for line in lines[1:9]]
+    (tmp_path / "t.csv").write_text("\n".join(lines + few + others) + "\n")
+    run = train_table(tmp_path / "run", settings)
+    assert run.nll.shape == (3, 10)
+
+
 def test_a_table_of_copies_is_split_row_by_row_and_says_so(tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{'mf'[i % 2]},{i % 3},{'yes' if rng.random() < (0.2, 0.8)[i % 2] else 'no'}" for i in range(60)]
@@ -277,6 +341,7 @@ def test_a_table_of_nothing_but_a_number_of_the_row(tmp_path):
         ("", {"target": "Kind"}, "there is no column `Kind`; it has `a`, `b`, `port`, `year` and `kind`; did you mean"),
         ("", {"text": ("note",)}, "there is no column `note`"),
         ("", {"target": "b"}, "column `b`: got"),
+        ('1,2,S,1912,"ra\nre"\n' * 9, {}, r"line 122, column `kind`: the class 'ra\\nre' has a line break in its name"),
     ],
 )
 def test_tables_that_cannot_be_learned_from(tmp_path, more, changes, sentence):
@@ -294,8 +359,9 @@ def test_a_table_of_columns_that_say_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"C": 0.0}, "C must be a number above 0; got 0.0"),
-        ({"C": math.inf}, "C must be a number above 0; got inf"),
+        ({"C": 0.0}, r"C must be a number from 1e-100 to 1e\+20, such as 1; got 0.0"),
+        ({"C": math.inf}, "C must be a number from .*; got inf"),
+        ({"C": 1e-300}, "C must be a number from .*; got 1e-300"),
         ({"C": math.nan}, "C must be"),
         ({"seed": -1}, "seed must be an integer from 0"),
         ({"text": ("y",)}, "column `y` is the one to predict"),
@@ -304,6 +370,75 @@ def test_a_table_of_columns_that_say_nothing(tmp_path):
 def test_settings_that_are_none(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         TableSettings("t.csv", "y", **changes)
+
+
+def test_codes_are_classes_of_their_own(tmp_path):
+    rows = [f"{i % 17}.5,{('7', '007')[i % 2]}\n" for i in range(60)]
+    (tmp_path / "t.csv").write_text("a,code\n" + "".join(rows))
+    labels, names = labels_of(read_columns(tmp_path / "t.csv"), "code")
+    assert (names, labels.tolist()) == (("007", "7"), [1, 0] * 30)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2020-01-31", "2021-1-1", "1999/12/31 23:59"],
+        ["31.12.2020", "1.1.2021", None],
+        ["1/31/20", "12/31/1999", "1/1/2021"],
+        ["2020-01-31T10:00:00Z"] * 3,
+    ],
+)
+def test_dates_look_like_dates(cells):
+    assert like_dates(np.array(cells, object))
+
+
+@pytest.mark.parametrize(
+    "cells", [["a", "b"], [None, None], ["1.2.3", "10.0.1"], ["127.0.0.1"], ["2020-01-31", "soon"], ["555-12-2020"]]
+)
+def test_others_do_not(cells):
+    assert not like_dates(np.array(cells, object))
+    assert not like_dates(np.array([20200131.0, 20210101.0]))
+
+
+def test_dates_are_found(tmp_path):
+    rows = [f"{i % 17},20{10 + i % 7}-01-31,3/{1 + i % 28}/20,{'ab'[i % 17 + i % 5 * 3 > 13]}\n" for i in range(60)]
+    (tmp_path / "t.csv").write_text("a,day,note,out\n" + "".join(rows))
+    run = train_table(tmp_path / "run", TableSettings(str(tmp_path / "t.csv"), "out", ("note",), C=1.0))
+    assert run.findings.like_dates == ("day",)
+
+
+def ended_early(monkeypatch, folds):
+    """The fit has one step; or those in folds have, and warn as they do."""
+    if not folds:
+        monkeypatch.setattr(table_module, "SoftmaxRegression", partial(SoftmaxRegression, max_iter=1))
+        return
+
+    class Warned(SoftmaxRegressionCV):
+        def fit(self, X, y):
+            warnings.warn("9 of 50 fits in folds ended before they should", ConvergenceWarning, stacklevel=1)
+            return super().fit(X, y)
+
+    monkeypatch.setattr(table_module, "SoftmaxRegressionCV", Warned)
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_fit_that_has_not_converged_is_known(tmp_path, monkeypatch, folds):
+    ended_early(monkeypatch, folds)
+    run = train_table(tmp_path / "run", written(tmp_path / "t.csv", C=None if folds else 1e4))
+    assert (run.converged, run.folds_converged) == (folds, not folds)
+    assert folds or run.gap > run.tol * run.objective
+
+
+def test_other_warnings_of_a_fit_pass(tmp_path, monkeypatch):
+    class Warned(SoftmaxRegression):
+        def fit(self, X, y):
+            warnings.warn("another", UserWarning, stacklevel=1)
+            return super().fit(X, y)
+
+    monkeypatch.setattr(table_module, "SoftmaxRegression", Warned)
+    with pytest.warns(UserWarning, match="another"):
+        run = train_table(tmp_path / "run", written(tmp_path / "t.csv", C=1.0))
+    assert run.folds_converged
 
 
 def test_a_number_on_a_scale_is_suspected(tmp_path):
@@ -393,6 +528,14 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_fit(tmp_path, monkeypat
         train_table("/proc/nowhere/run", written(tmp_path / "t.csv", C=1.0))
 
 
+def test_a_folder_in_a_file_is_told_before_the_table_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module, "read_columns", None)
+    settings = written(tmp_path / "t.csv", C=1.0)
+    for inside in ("t.csv/x", "t.csv/x/y"):
+        with pytest.raises(ValueError, match=r"cannot write .*: /.*/t.csv is a file, not a folder"):
+            train_table(tmp_path / inside, settings)
+
+
 def test_a_folder_that_is_taken_stays_as_it_is(run, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
     with pytest.raises(ValueError, match="is a run already; give the name of a new folder"):
@@ -443,11 +586,18 @@ def test_a_file_that_changed_is_named(copy, name):
         ({"kind": "sound"}, "its kind is 'sound', and this release reads images and table: update softargmax"),
         ({"kind": ["table"]}, "its kind is"),
         ({"version": 2}, "it has version 2 and this release reads 1"),
-        ({"settings": {"data": "x"}}, "run.json cannot be read: there is no 'text'"),
-        ({"settings": None}, "run.json cannot be read"),
-        ({"findings": {}}, "run.json cannot be read"),
+        ({"settings": {"data": "x"}}, "run.json cannot be read: settings has no target, text, C, seed"),
+        ({"settings": None}, "settings must be a JSON object; got None"),
+        ({"findings": {}}, "findings has no n_rows, class_counts"),
         ({"fit": {"C": 1}}, "fit has no objective, gap"),
         ({"files": {}}, "files has no model.json"),
+        ({"softargmax": None}, "softargmax must be text; got None"),
+        ({"status": "training"}, "status must be complete; got 'training'"),
+        ({"n_fitted": "24"}, "n_fitted must be an integer from 1 to .*; got '24'"),
+        ({"data_sha256": 5}, "data_sha256 must be text; got 5"),
+        ({"class_names": "ab"}, "class_names must be a list; got 'ab'"),
+        ({"class_names": ["high", 3]}, r"class_names\[1\] must be text; got 3"),
+        ({"class_names": ["low", "high"]}, "its class_names are not those of model.json"),
     ],
 )
 def test_an_index_that_is_none(copy, change, sentence):
@@ -455,3 +605,53 @@ def test_an_index_that_is_none(copy, change, sentence):
     (copy / INDEX).write_text(json.dumps(document | change))
     with pytest.raises(ValueError, match=sentence):
         read_table_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "sentence"),
+    [
+        ("settings", {"seed": None}, "settings: seed must be an integer from 0"),
+        ("settings", {"C": "1"}, "settings.C must be a finite number; got '1'"),
+        ("settings", {"text": "note"}, "settings.text must be a list; got 'note'"),
+        ("settings", {"target": 1}, "settings.target must be text; got 1"),
+        ("settings", {"colour": 1}, "settings has 'colour', which this release does not know"),
+        ("findings", {"n_rows": "many"}, "findings.n_rows must be an integer from 1"),
+        ("findings", {"like_ids": [1]}, r"findings.like_ids\[0\] must be text; got 1"),
+        ("findings", {"columns": []}, "findings.columns must be a JSON object"),
+        ("fit", {"converged": "yes"}, "fit.converged must be true or false; got 'yes'"),
+        ("fit", {"objective": None}, "fit.objective must be a finite number; got None"),
+        ("fit", {"gap": "small"}, "fit.gap must be a number; got 'small'"),
+        ("fit", {"speed": 1}, "fit has 'speed', which this release does not know"),
+        ("files", {"model.json": 1}, r"files\['model.json'\] must be text; got 1"),
+    ],
+)
+def test_a_part_of_an_index_that_is_none(copy, part, change, sentence):
+    document = json.loads((copy / INDEX).read_text())
+    document[part] |= change
+    (copy / INDEX).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=f"run.json cannot be read: {sentence}"):
+        read_table_run(copy)
+
+
+@pytest.mark.parametrize("key", ["seed", "C"])
+def test_a_setting_that_is_missing_is_no_default(copy, key):
+    document = json.loads((copy / INDEX).read_text())
+    del document["settings"][key]
+    (copy / INDEX).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=f"settings has no {key}"):
+        read_table_run(copy)
+
+
+def test_runs_of_an_older_release_are_read(run, copy):
+    """Before dates were found, the fits of folds were watched, and ranges were kept."""
+    document, model = json.loads((copy / INDEX).read_text()), json.loads((copy / "model.json").read_text())
+    del document["findings"]["like_dates"], document["fit"]["folds_converged"]
+    for column in model["columns"]:
+        column.pop("least", None), column.pop("largest", None)
+    (copy / "model.json").write_text(json.dumps(model))
+    document["files"]["model.json"] = sha256((copy / "model.json").read_bytes()).hexdigest()
+    (copy / INDEX).write_text(json.dumps(document))
+    found, table = read_table_run(copy), read_columns(run.settings.data)
+    assert (found.findings, found.folds_converged) == (run.findings, True)
+    np.testing.assert_array_equal(found.model().logits(table), run.model().logits(table))
+    assert found.model().features.unusual(table) == {}

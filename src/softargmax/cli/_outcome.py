@@ -37,6 +37,7 @@ def outcome(command: Callable[[], object]) -> int:
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except Exception:  # told whole; the interpreter's exit code for it, 1, means a failed check here
+            print("softargmax: this is our fault, not yours; please report it with the command and:", file=sys.stderr)
             traceback.print_exc()
             return BUG
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from softargmax.training.table import TableRun
 
 MOST_ROWS = 20  # on a terminal
+MOST_COLUMNS = 5  # in a warning
 MOST_FEATURES = 1000  # that are held in memory for a row: of more, nearly all are 0
 
 
@@ -73,10 +75,18 @@ def _read(run: TableRun, model: TableModel, file: Path) -> Columns:
 
 
 def _warn_of_unseen(model: TableModel, table: Columns) -> None:
-    unseen = model.features.unseen(table)
-    if unseen:
-        said = "; ".join(f"column `{name}`: {_some(values)}" for name, values in unseen.items())
+    if unseen := model.features.unseen(table):
+        said = _by_column({name: _some(values) for name, values in unseen.items()})
         _warn(f"{table.source}: not seen in training, and counted as none of the categories that were: {said}")
+    if unusual := model.features.unusual(table):
+        said = _by_column({name: " and ".join(values) for name, values in unusual.items()})
+        _warn(f"{table.source}: numbers unlike those in training, whose rows are not to be trusted: {said}")
+
+
+def _by_column(found: Mapping[str, str]) -> str:
+    said = [f"column `{name}`: {words}" for name, words in found.items()]
+    more = [f"{len(said) - MOST_COLUMNS:,} columns more"] if len(said) > MOST_COLUMNS else []
+    return "; ".join(said[:MOST_COLUMNS] + more)
 
 
 def _some(values: Sequence[str]) -> str:
@@ -107,17 +117,22 @@ def _lines(run: TableRun, table: Columns, probs: Float64Array, top_k: int) -> It
 
 
 def _labels(run: TableRun, table: Columns, file: Path) -> IntArray | None:
-    """Classes of the rows, where the table has the column that was predicted and each of its cells is one of them."""
-    from softargmax.data.columns import read_columns
+    """Classes of the rows, where the table has the column that was predicted and each of its cells is one of them.
+
+    Where all classes are integers they were read as numbers, and are here: `1.0` is the class `1`.
+    """
+    from softargmax.data.columns import read_columns, whole
 
     target = run.settings.target
     if target not in table.others:
         return None
     cells = read_columns(file, {target: "category"}, only=True).columns[target].tolist()
     position = {name: k for k, name in enumerate(run.class_names)}
-    strange = next((row for row, cell in enumerate(cells) if cell not in position), None)
+    numbers = all(re.fullmatch(r"-?(0|[1-9]\d*)", name) for name in run.class_names)
+    labels = [position.get(whole(cell) if numbers and cell is not None else cell) for cell in cells]
+    strange = next((row for row, label in enumerate(labels) if label is None), None)
     if strange is None:
-        return np.array([position[cell] for cell in cells], np.int64)
+        return np.array(labels, np.int64)
     if any(cell is not None for cell in cells):
         what = "it is missing" if cells[strange] is None else f"`{cells[strange]:.40}` is no class of the run"
         _warn(f"{table.where(strange, target)}: {what}; the labels are not written")

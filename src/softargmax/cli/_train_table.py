@@ -45,7 +45,11 @@ def train_on_table(output: Path, settings: TableSettings) -> TableRun:
     Console().print(coefficient_table(run))
     print()
     _show.notes(story)
-    save_table_figures(run, output / FIGURES)
+    try:
+        save_table_figures(run, output / FIGURES)
+    except (OSError, ValueError) as error:
+        why = str(error).partition(";")[0]
+        raise ValueError(f"{output} is whole and can be used; only its figures are missing: {why}") from None
     print(f"wrote {output}; next: softargmax predict {output} NEW.csv, softargmax report {output} -o report.html")
     return run
 
@@ -72,6 +76,9 @@ def _found(
             lines.append(f"  left out: {listed(names)} ({why}{hint})")
     if findings.like_ids:
         lines.append(f"  like an id: {listed([plain(name) for name in findings.like_ids])} (used all the same)")
+    if findings.like_dates:
+        dates = listed([plain(name) for name in findings.like_dates])
+        lines.append(f"  like dates: {dates} (no numbers here; write the year, the month or days since a day instead)")
     if findings.missing:
         cells = [f"{plain(name)} {missing:,}" for name, missing in findings.missing.items()]
         more = f" and {len(cells) - 12:,} columns more" if len(cells) > 12 else ""
@@ -81,7 +88,7 @@ def _found(
         across = "they are in the same part as it"
         if findings.n_across:
             across = f"most rows have copies, and {findings.n_across:,} of those held back have one to train on"
-        lines.append(f"  copies: {copies}; {across}")
+        lines += [f"  copies: {copies}; {across}", "    (intervals count each of them as a row of its own)"]
     train, calibration, test = (len(rows[part]) for part in ("train", "calibration", "test"))
     parts = f"{train:,} to train on, {calibration:,} to calibrate on, {test:,} to test on"
     return [*lines, f"  split by seed {settings.seed}: {parts}"]

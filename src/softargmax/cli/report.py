@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def report(
     if calibrator is not None and method is not None:
         raise ValueError(f"--calibrator {calibrator} is fitted already: leave out --method, or --calibrator")
     unfitted = _arguments.method(DEFAULT_METHOD if method is None else method)
-    _arguments.check_output(output, [preds] if calibrator is None else [preds, calibrator])
+    _check_output(output, [preds] if calibrator is None else [preds, calibrator])
     found = _arguments.predictions(preds, labels, logits, log_probs, probs)
     if calibrator is None:
         story = _measure.halves(found, unfitted)
@@ -65,11 +66,19 @@ def report(
     _show.notes(story)
 
 
+def _check_output(output: Path, inputs: Sequence[Path]) -> None:
+    """Before any work is done: not one of the inputs, and a page by its name, so that no data are written over."""
+    _arguments.check_output(output, inputs)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"cannot write {output}: a report is a page of HTML; give -o a name that ends in .html")
+
+
 def _of_runs(folders: list[Path], output: Path, calibrator: Path | None, method: str | None) -> None:
     from softargmax._files import write_whole
 
     if option := "--calibrator" if calibrator else "--method" if method else "":
         raise ValueError(f"{folders[0]} is a run, which has its own calibrator: leave out {option}")
+    _check_output(output, [file for folder in folders for file in folder.glob("*")])
     write_whole(output, _page(folders).encode())
     print(f"wrote {output}; open it in a browser: {output.resolve().as_uri()}")
 

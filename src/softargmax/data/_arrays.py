@@ -25,7 +25,7 @@ def existing_file(path: str | os.PathLike[str], extensions: tuple[str, ...]) -> 
     """`path` if it names a file with bytes in it and one of the `extensions`; else ValueError saying what to do."""
     file = Path(path)
     if file.is_dir():
-        raise ValueError(f"{file} is a folder; give a file: {listed(extensions)}")
+        raise ValueError(f"{file} is a folder; give a file: {listed(extensions, 'or')}")
     if not file.exists():
         if file.is_symlink():
             raise ValueError(f"there is no file {file}: it is a link that leads to none")
@@ -233,12 +233,12 @@ def reason(error: Exception) -> str:
     return f"it is damaged or cut short ({text}); write it again"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], last: str = "and") -> str:
     """`a`, `b` and `c`: as a reader wants a list of names, the first dozen of them."""
     shown = [f"`{name}`" for name in names[:12]]
     if len(names) > 12:
         shown.append(f"{len(names) - 12} more")
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown) or "nothing"
+    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown) or "nothing"
 
 
 def nearest(name: str, names: Sequence[str]) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,10 @@ INPUTS, LABELS = "X", "y"  # the arrays of a .npz
 MISSING = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None")
 MOSTLY = 0.9  # of the cells of a column: then the others are mistakes, and not categories
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|infinity|Inf|Infinity)$"
+_CODE = r"^\s*[+-]?0\d+(\.\d*)?([eE][+-]?\d+)?\s*$"  # a number that would lose a zero
 _WITH_COMMAS = r"^[+-]?\d[\d.]*(,\d+)+(\.\d*)?$"
+_PER_CENT = r"^[+-]?(\d+\.?\d*|\.\d+)\s*%$"
+_BLANK_FIRST = re.compile(rb'(\xef\xbb\xbf)?[ ]*("[ ]*")?[ ]*[,\t]')
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +74,14 @@ def read_columns(
     `class_names` where integers are their positions; of its other arrays those named in `kinds` are read.
 
     `kinds` says what columns there must be, and what they are. Of None, and of any other column, its cells say it:
-    numbers, if all but the missing ones are. With `only`, others are not read, but named. "number": float64.
-    "category": text without blanks around it. "text": as it stands. Cells that are empty, `?` or `NA` and the like
-    (MISSING) are missing; of a "text" only those that are blank.
+    numbers, if all but the missing ones are and none begins with a 0 before a digit, for `007` is a code. With `only`,
+    others are not read, but named. "number": float64. "category": text without blanks around it. "text": as it stands.
+    Cells that are empty, `?` or `NA` and the like (MISSING) are missing; of a "text" only those that are blank.
 
     Raises ValueError naming file, line (from 1; of .parquet and .npz the row, from 0) and column: the file is missing,
     empty, damaged, of another kind or has no rows; columns of `kinds` are not there; a cell is no number where the
-    column is one or at least nine tenths of its cells are; numbers are infinite; a column holds neither numbers nor
-    text. Pickles are refused, never read.
+    column is one or at least nine tenths of its cells are, or would be without commas and per cent signs; numbers are
+    infinite; a column holds neither numbers nor text. Pickles are refused, never read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +98,7 @@ def read_columns(
     cells, word, places = readers.get(file.suffix.lower(), _from_text)(file, kinds)
     _check_names(file, kinds, list(cells))
     if not len(places):
-        raise ValueError(f"{file} has no rows; wanted one an example")
+        raise ValueError(f"{file} has no rows; wanted a row for each example")
     wanted = [name for name in cells if name in kinds or not only]
     found = Columns(str(file), {}, word, places, tuple(name for name in cells if name not in wanted))
     for name in wanted:
@@ -120,6 +125,14 @@ def _from_text(file: Path, kinds: Mapping[str, ColumnKind | None]) -> _Cells:
     if not content.strip():
         raise ValueError(f"{file} holds only blanks; write it again")
     separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    if (first := _BLANK_FIRST.match(content)) and first[0].endswith(separator.encode()):
+        raise ValueError(
+            f"{file}, line 1: column 1 has no name; if it is an index that pandas wrote, write the table with "
+            "to_csv(..., index=False), else give the column a name"
+        )
+    first_line = content.split(b"\n", 1)[0].decode(errors="replace") + "\n"
+    if "".join(next(csv.reader([first_line], delimiter=separator))).endswith("\n"):  # in quotation marks
+        raise ValueError(f"{file}, line 1: a column name has a line break in it; write each name in one line")
     names = _tables.header(file, content, separator, "the name of each column")
     columns, lines = _tables.texts(file, content, names, separator)
     blank = np.full(len(lines), len(names) > 1)
@@ -233,6 +246,8 @@ def _values(found: Columns, name: str, cells: Any, kind: ColumnKind | None) -> A
         raise ValueError(
             f"{found.source}: column `{name}` holds {cells.type}; wanted numbers or text; leave the column out"
         )
+    if kind is None and compute.any(compute.match_substring_regex(cells, _CODE)).as_py():
+        kind = "category"
     if kind == "text":
         return _text(compute.if_else(compute.equal(compute.utf8_trim_whitespace(cells), ""), None, cells))
     if kind != "category":
@@ -254,18 +269,18 @@ def _is_number(found: Columns, name: str, present: Any) -> bool:
     n_numbers = compute.sum(numbers).as_py() or 0
     if n_numbers == n:
         return True
-    like_numbers = compute.or_(numbers, compute.match_substring_regex(present, _WITH_COMMAS))
+    with_commas, per_cent = (compute.match_substring_regex(present, marks) for marks in (_WITH_COMMAS, _PER_CENT))
+    like_numbers = compute.or_(numbers, compute.or_(with_commas, per_cent))
     if (compute.sum(like_numbers).as_py() or 0) < MOSTLY * n:
         return False
     row = compute.index(numbers, False).as_py()
-    text = present[row].as_py()
     advice = "leave the cell empty if it is missing"
-    if compute.match_substring_regex(text, _WITH_COMMAS).as_py():
+    if with_commas[row].as_py():
         advice = "write it with a decimal point, and no commas"
-    raise ValueError(
-        f"{found.where(row, name)}: got {_tables.shown(text)}, and {n_numbers:,} of the column's {n:,} cells are "
-        f"numbers; {advice}"
-    )
+    elif per_cent[row].as_py():
+        advice = "write it without the per cent sign, all cells of the column alike"
+    others = f", and {n_numbers:,} of the column's {n:,} cells are numbers" if n_numbers else ""
+    raise ValueError(f"{found.where(row, name)}: got {_tables.shown(present[row].as_py())}{others}; {advice}")
 
 
 def _numbers(found: Columns, name: str, present: Any) -> Array:
@@ -297,6 +312,16 @@ def _as_text(value: float | None) -> str | None:
     if value is None or math.isnan(value):
         return None
     return f"{value:.0f}" if value.is_integer() else repr(value)
+
+
+def whole(cell: str) -> str:
+    """`1` of `1`, `1.0` and `+1e0`: what an integer is called, however it is written; anything else as it stands.
+
+    >>> [whole(cell) for cell in ("1.0", "-2", "1.5", "01", "one")]
+    ['1', '-2', '1.5', '01', 'one']
+    """
+    is_integer = re.match(_NUMBER, cell) and not re.match(_CODE, cell) and float(cell).is_integer()
+    return f"{float(cell):.0f}" if is_integer else cell
 
 
 def _array(values: Sequence[str | None]) -> Any:

@@ -18,7 +18,9 @@ from softargmax import ops
 from softargmax._checks import WrongKindError, free_memory, not_masked, row_weights, warn
 from softargmax.solvers.softmax_regression import (
     LARGEST_BLOCKS,
+    LARGEST_C,
     MOST_WIDE,
+    SMALLEST_C,
     NotFiniteError,
     SoftmaxRegressionFit,
     fit_softmax_regression,
@@ -27,7 +29,6 @@ from softargmax.solvers.streaming_regression import StreamingRegression
 from softargmax.typing import Array, BoolArray, Float64Array, IntArray
 
 _LARGEST = 1e100  # entry, weight of a class: sums of squares are numbers
-SMALLEST_C, LARGEST_C = 1e-100, 1e20  # beyond, what rounding leaves of the rows is more than the penalty says
 
 
 class LinearSoftmax(ClassifierMixin, BaseEstimator):

@@ -10,14 +10,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from softargmax._checks import warn
 from softargmax.models.softmax_regression import (
-    LARGEST_C,
-    SMALLEST_C,
     LinearSoftmax,
     TrainingRows,
     check_parameters,
     unchanged_by_errors,
 )
-from softargmax.solvers.softmax_regression import cross_validate, fit_softmax_regression
+from softargmax.solvers.softmax_regression import LARGEST_C, SMALLEST_C, cross_validate, fit_softmax_regression
 from softargmax.typing import Float64Array, IntArray
 
 

@@ -22,6 +22,8 @@ VERSION = 1
 MODEL, ARRAYS = "model.json", "model.safetensors"
 MANY = 100  # categories of all columns: from then on nearly all of the matrix is 0
 WORDS, CHARACTERS = (1, 2), (2, 5)  # lengths of the n-grams
+LARGEST = 1e100  # a feature: sums of squares are numbers
+FAR = 3  # times the range of the training numbers beyond it: units that were mistaken, marks of what is missing
 TWICE = 2  # texts that an n-gram must be in: what is in one says nothing of others
 
 
@@ -31,12 +33,15 @@ class Numbers:
 
     mean, deviation : of the training rows that have one; the deviation is 1 where all are equal.
     indicator : whether a second feature is 1 where the number is missing: some training rows miss it.
+    least, largest : of the training numbers; None in files of older releases, and where all are missing.
     """
 
     name: str
     mean: float
     deviation: float
     indicator: bool
+    least: float | None = None
+    largest: float | None = None
 
     kind: ClassVar[ColumnKind] = "number"
 
@@ -47,10 +52,11 @@ class Numbers:
         present = values[~missing]
         if not len(present):
             return cls(name, 0.0, 1.0, True)
-        largest = float(np.abs(present).max()) or 1.0  # squares of numbers beyond 1e154 are infinite
-        mean = float(np.mean(present / largest)) * largest
-        deviation = float(np.std(present / largest)) * largest
-        return cls(name, mean, deviation if deviation > 1e-12 * largest else 1.0, bool(missing.any()))
+        scale = float(np.abs(present).max()) or 1.0  # squares of numbers beyond 1e154 are infinite
+        mean = float(np.mean(present / scale)) * scale
+        deviation = float(np.std(present / scale)) * scale
+        deviation = deviation if deviation > 1e-12 * scale else 1.0
+        return cls(name, mean, deviation, bool(missing.any()), float(present.min()), float(present.max()))
 
     @property
     def features(self) -> list[str]:
@@ -66,6 +72,17 @@ class Numbers:
     def unseen(self, values: Array) -> list[str]:
         """Nothing: any number is one."""
         return []
+
+    def unusual(self, values: Array) -> list[str]:
+        """Rows that miss a number where no training row did, and rows far outside what the training rows had."""
+        found = []
+        if not self.indicator and (n := int(np.isnan(values).sum())):
+            found.append(f"{n:,} missing, counted as the mean {self.mean:.3g}")
+        if self.least is not None and self.largest is not None and self.least < self.largest:
+            beyond = FAR * (self.largest - self.least)
+            if n := int(((values < self.least - beyond) | (values > self.largest + beyond)).sum()):
+                found.append(f"{n:,} far outside {self.least:.3g} to {self.largest:.3g}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -204,7 +221,7 @@ class TableFeatures:
         return n_categories > MANY or any(isinstance(column, Text) for column in self.columns)
 
     def matrix(self, table: Columns) -> Any:
-        """The features (N, p) of the rows of a table, float64. Raises ValueError for a number that overflows."""
+        """The features (N, p) of the rows of a table, float64. Raises ValueError for a number beyond all measure."""
         blocks = (_block(column, table) for column in self.columns)
         if self.is_sparse:
             from scipy.sparse import csr_array, hstack
@@ -216,6 +233,12 @@ class TableFeatures:
             start += block.shape[1]
         return matrix
 
+    def unusual(self, table: Columns) -> dict[str, list[str]]:
+        """Column of numbers -> how many of them, in words, are such that the training says nothing of them."""
+        numbers = [column for column in self.columns if isinstance(column, Numbers)]
+        found = {column.name: column.unusual(table.columns[column.name]) for column in numbers}
+        return {name: said for name, said in found.items() if said}
+
     def unseen(self, table: Columns) -> dict[str, list[str]]:
         """Column -> categories of the table that no training row had: they count as none of those that are known."""
         found = {column.name: column.unseen(table.columns[column.name]) for column in self.columns}
@@ -225,8 +248,8 @@ class TableFeatures:
 def _block(column: Column, table: Columns) -> Any:
     with np.errstate(over="ignore"):
         block = column.block(table.columns[column.name])
-    if isinstance(column, Numbers) and not np.isfinite(block).all():
-        row = int(np.argmin(np.isfinite(block).all(axis=1)))
+    if isinstance(column, Numbers) and not (fine := np.abs(block) <= LARGEST).all():
+        row = int(np.argmin(fine.all(axis=1)))
         got = f"{table.where(row, column.name)}: got {table.columns[column.name][row]:g}"
         raise ValueError(
             f"{got}, which is beyond all measure: the training numbers have mean {column.mean:g} and deviation "

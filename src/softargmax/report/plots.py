@@ -1,7 +1,7 @@
 """Small values of numbers -> figures. The one place that knows matplotlib; nothing here touches pyplot or its settings.
 
 `draw_...` draws on the axes it is given and returns them; `..._figure` composes a whole figure; `svg` turns a figure
-into text that takes its colours from the page it stands in; `save` writes one figure as a PNG or SVG that stands alone.
+into text that takes its colours from the page it stands in; `save` and `save_figures` write files that stand alone.
 """
 
 from __future__ import annotations
@@ -339,6 +339,25 @@ def save(story: Story, name: str, path: str | os.PathLike[str], *, dpi: int = 20
         raise ValueError(f"there is no {name} figure of {story.before.n_classes} classes")
     figure.set_facecolor(LIGHT["page"])
     write_whole(path, rendered(figure, kind, name, dpi=dpi, fonttype="path"))
+
+
+def save_figures(draw: Callable[[], Mapping[str, Figure]], folder: Path, kind: str) -> list[Path]:
+    """Write the figures that `draw` gives into `folder`, made if need be, as `name.kind`, light -> the files.
+
+    Raises ValueError for a kind that is not "png" or "svg", before anything is drawn, and where a file cannot be
+    written.
+    """
+    if kind not in ("png", "svg"):
+        raise ValueError(f"kind must be png or svg; got {kind!r}")
+    folder = Path(folder)
+    figures = draw()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, figure in figures.items():
+        figure.set_facecolor(LIGHT["page"])
+        files.append(folder / f"{name}.{kind}")
+        write_whole(files[-1], rendered(figure, kind, name, dpi=200, fonttype="path"))
+    return files
 
 
 def inline(figure: Figure, name: str, described: str) -> str:

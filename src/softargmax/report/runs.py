@@ -32,7 +32,7 @@ from softargmax.report.html import (
 )
 from softargmax.report.palette import STANDINS
 from softargmax.report.plots import inline
-from softargmax.report.story import Story, headline, verdict
+from softargmax.report.story import TOLD, Story, headline, verdict
 from softargmax.report.tables import Estimate, metric_rows
 from softargmax.report.training import (
     MOST_BARS,
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
     from softargmax.training import Run
     from softargmax.training.table import TableRun
-
-TOLD = 0.05  # a p-value below it tells two runs apart
 
 
 def run_story(run: Run) -> Story:

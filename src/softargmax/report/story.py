@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from softargmax.report.fit import Fit
-from softargmax.report.words import count, plain, shortened, whole_percent
+from softargmax.report.words import count, number, plain, shortened, whole_percent
 
 if TYPE_CHECKING:
     from softargmax.metrics import Evaluation
 
 SPOKEN = 0.9  # the confidence the headline speaks of
+TOLD = 0.05  # a p-value below it tells things apart
 FEWEST = 30  # rows: below this a bin says nothing a headline may repeat
 
 
@@ -127,7 +128,9 @@ def _at_ninety(story: Story) -> tuple[str, list[float], float] | None:
 def verdict(story: Story) -> str:
     """Two sentences or three on the calibration error: which way it errs, and whether it can be told from none.
 
-    "Cannot be told" means that the 95% interval of the calibration error reaches 0.
+    "Cannot be told" means that the 95% interval of the calibration error reaches 0 and that its p-value is not below
+    0.05; the p-value takes rows as independent, and of groups of rows nothing is made of it.
+    A rise of the NLL by the calibration is told.
     """
     last = story.last
     if last.n == 0:
@@ -136,7 +139,8 @@ def verdict(story: Story) -> str:
     if any(map(math.isnan, (last.ece, low, high))):
         return "Its calibration error is not defined."
     who = "its probabilities" if story.after is None else "the calibrated probabilities"
-    if low <= 0:
+    by_chance = not (last.groups is None and last.ece_p_value < TOLD)
+    if low <= 0 and by_chance:
         told = (
             f"On {count(last.n, 'row')}, {who} cannot be told from perfectly calibrated ones; "
             f"they may still be off by up to {_points(high)} on average."
@@ -146,10 +150,21 @@ def verdict(story: Story) -> str:
         way = "claim too much (overconfident)" if gap > 0 else "claim too little (underconfident)"
         if abs(gap) < last.ece / 2:
             way = "claim too much in places and too little in others"
-        told = f"{who.capitalize()} {way}: claim and truth differ by {_points(last.ece)} on average."
+        told = f"{who.capitalize()} {way}: claim and truth differ by {_points(last.ece)} on average"
+        told += "." if by_chance else ", more than chance explains."
     if story.after is None:
         return told
-    return f"Before calibration, claim and truth differed by {_points(story.before.ece)} on average. {told}"
+    return (
+        f"Before calibration, claim and truth differed by {_points(story.before.ece)} on average. {told}{_worse(story)}"
+    )
+
+
+def _worse(story: Story) -> str:
+    """A sentence where calibration has made the NLL of the rows larger; else nothing."""
+    before, after = number(story.before.nll), number(story.last.nll)
+    if before == after or not story.last.nll > story.before.nll:
+        return ""
+    return f" Calibration made the NLL of these rows worse: {before} before, {after} after."
 
 
 def _points(ece: float) -> str:

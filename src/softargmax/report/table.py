@@ -49,11 +49,11 @@ from softargmax.report.plots import (
     place,
     plain_frame,
     reliability_figure,
+    save_figures,
 )
 from softargmax.report.runs import measured
 from softargmax.report.story import Story, headline, verdict
-from softargmax.report.training import save_figures
-from softargmax.report.words import count, number, percent, plain
+from softargmax.report.words import count, digits, number, percent, plain
 from softargmax.typing import Float64Array
 
 if TYPE_CHECKING:
@@ -76,7 +76,15 @@ def _notes(run: TableRun) -> Iterable[str]:
     """What should keep a reader from taking the numbers as they are."""
     found = run.findings
     if not run.converged:
-        yield f"The fit stopped before it reached its tolerance. {certificate(run)}"
+        yield (
+            f"The fit did not converge in {count(run.n_iter, 'iteration')}: {_left(run)}, where {digits(run.tol)} was "
+            "asked for. Train again with a smaller --C, a stronger penalty; until then take the numbers here for those "
+            "of an unfinished model."
+        )
+    if not run.folds_converged:
+        yield (
+            "Some of the fits that C was chosen by did not converge: another C may be the better one. Give one by --C."
+        )
     if found.n_across:
         yield (
             f"{count(found.n_across, 'row')} of the calibration and test parts have the same features as a row the "
@@ -87,6 +95,18 @@ def _notes(run: TableRun) -> Iterable[str]:
             f"Columns that seem to number the rows: {_listed(found.like_ids)}. If they do, leave them out of the file: "
             "what a model learns of a number says nothing about other rows."
         )
+    if found.like_dates:
+        yield (
+            f"Columns that look like dates: {_listed(found.like_dates)}. A date is no number here but a category, and "
+            "new ones were never seen. Write numbers in its place: the year, the month, or the days since some day."
+        )
+
+
+def _left(run: TableRun) -> str:
+    share = run.gap / run.objective if run.objective > 0 else math.nan
+    if not share < 1:
+        return "nothing is proven of how far its objective is above the smallest possible one"
+    return f"its objective may be above the smallest possible one by {digits(share)} of itself"
 
 
 def certificate(run: TableRun) -> str:
@@ -124,7 +144,7 @@ def penalty_figure(run: TableRun, *, colors: Mapping[str, str] = LIGHT) -> Figur
         axes.yaxis.set_label_coords((0.16 - 0.84) / (WIDTH - 1.0), 0.5)
         plain_frame(axes, colors)
         handles = [
-            Line2D([], [], label=f"chosen: C = {run.C:.3g}", linestyle="none", **{**ring, "markersize": 8}),
+            Line2D([], [], label=f"chosen: C = {digits(run.C)}", linestyle="none", **{**ring, "markersize": 8}),
             Line2D([], [], label=f"mean of {count(len(run.nll), 'fold')}", **line),
             Line2D([], [], label="each fold", **fold),
         ]
@@ -152,7 +172,7 @@ def save_table_figures(run: TableRun, folder: Path, *, kind: str = "png") -> lis
 
     `kind` is "png" or "svg". Returns the files. Raises ValueError for another kind, and where a file cannot be written.
     """
-    return save_figures(table_figures(run), folder, kind)
+    return save_figures(lambda: table_figures(run), folder, kind)
 
 
 # ---- the page ----
@@ -215,11 +235,11 @@ def _twins(run: TableRun) -> str:
     if not run.findings.n_duplicates:
         return "No two rows agree in all features."
     said = f"Rows that agree in all features with a row before: {run.findings.n_duplicates:,};"
+    counted = "Intervals and p count each as a row of its own, and are surer than they should be."
     if run.findings.n_across:
-        return (
-            f"{said} rows of the calibration and test parts that agree with a training row: {run.findings.n_across:,}."
-        )
-    return f"{said} such rows are kept in the same part."
+        across = "rows of the calibration and test parts that agree with a training row"
+        return f"{said} {across}: {run.findings.n_across:,}. {counted}"
+    return f"{said} such rows are kept in the same part. {counted}"
 
 
 def _balance(run: TableRun) -> str:
@@ -292,9 +312,9 @@ def _described(pushes: Pushes) -> str:
 def _fitted(run: TableRun) -> str:
     sure = (
         f"<div>\n<h3>How sure is the optimum?</h3>\n<p>{escape(certificate(run))}</p>\n"
-        f"<p>This is proven on the training rows: the objective is {run.objective:.6g}, and the smallest possible one "
-        f"is at most {run.gap:.2g} below it. Asked for was {run.tol:g} of the objective; it took "
-        f"{count(run.n_iter, 'iteration')}.</p>\n</div>"
+        f"<p>This is proven on the training rows: the objective is {digits(run.objective, 6)}, and the smallest "
+        f"possible one is at most {digits(run.gap, 2)} below it. Asked for was {digits(run.tol)} of the objective; "
+        f"it took {count(run.n_iter, 'iteration')}.</p>\n</div>"
     )
     return section("How it was fitted", f'<div class="figures">\n{_chosen(run)}\n{sure}\n</div>')
 
@@ -302,11 +322,11 @@ def _fitted(run: TableRun) -> str:
 def _chosen(run: TableRun) -> str:
     drawn = penalty_figure(run, colors=STANDINS)
     if drawn is None or run.Cs is None or run.nll is None:
-        return f"<div>\n<h3>C = {run.C:.3g}</h3>\n<p>It was given, not chosen. {PENALTY}</p>\n</div>"
+        return f"<div>\n<h3>C = {digits(run.C)}</h3>\n<p>It was given, not chosen. {PENALTY}</p>\n</div>"
     least = number(float(run.nll.mean(axis=0).min()))
-    described = f"NLL of rows left out over C. Of {len(run.Cs)} values the best is C = {run.C:.3g}, at {least}."
+    described = f"NLL of rows left out over C. Of {len(run.Cs)} values the best is C = {digits(run.C)}, at {least}."
     caption = (
-        f"{PENALTY} Of {count(len(run.Cs), 'value')}, C = {run.C:.3g} has the smallest mean surprise "
+        f"{PENALTY} Of {count(len(run.Cs), 'value')}, C = {digits(run.C)} has the smallest mean surprise "
         f"(NLL {least}) on training rows that the fit had not seen, in {count(len(run.nll), 'fold')}; of equals the "
         f"stronger penalty is taken.{_at_the_end(run.C, run.Cs)}"
     )
@@ -327,7 +347,7 @@ def _how(run: TableRun, story: Story) -> str:
         ("data", settings.data),
         ("target", settings.target),
         ("columns of text", ", ".join(settings.text) or "none"),
-        ("C", f"{run.C:.6g}, {'chosen by cross-validation' if settings.C is None else 'given'}"),
+        ("C", f"{digits(run.C, 6)}, {'chosen by cross-validation' if settings.C is None else 'given'}"),
         ("seed", str(settings.seed)),
         ("features", f"{len(run.feature_names):,}"),
         ("SHA-256 of the data", run.data_sha256[:16]),

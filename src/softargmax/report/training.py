@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from softargmax._files import write_whole
 from softargmax.ops import softmax
 from softargmax.report.palette import LIGHT
-from softargmax.report.plots import MARKS, STYLE, WIDTH, figure_of, legend, place, plain_frame, rendered
+from softargmax.report.plots import MARKS, STYLE, WIDTH, figure_of, legend, place, plain_frame, rendered, save_figures
 from softargmax.report.words import plain, shortened, whole_percent
 from softargmax.typing import Array, Float64Array, IntArray
 
@@ -405,21 +405,4 @@ def save_run_figures(runs: Sequence[Run], folder: Path, *, kind: str = "png") ->
     `kind` is "png" or "svg". Returns the files. Raises ValueError for another kind or number of runs, and where a file
     cannot be written.
     """
-    return save_figures(run_figures(runs), folder, kind)
-
-
-def save_figures(figures: Mapping[str, Figure], folder: Path, kind: str) -> list[Path]:
-    """Write figures into `folder`, made if need be, as `name.kind`, on the page of the light theme -> the files.
-
-    Raises ValueError for a kind that is not "png" or "svg", and where a file cannot be written.
-    """
-    if kind not in ("png", "svg"):
-        raise ValueError(f"kind must be png or svg; got {kind!r}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, figure in figures.items():
-        figure.set_facecolor(LIGHT["page"])
-        files.append(folder / f"{name}.{kind}")
-        write_whole(files[-1], rendered(figure, kind, name, dpi=200, fonttype="path"))
-    return files
+    return save_figures(lambda: run_figures(runs), folder, kind)

@@ -29,7 +29,10 @@ def percent(fraction: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals, or three digits where those would hide the number: `0.1245`, `1.2e-05`, `infinite`."""
+    """Four decimals, or three digits where those would hide the number: `0.1245`, `1.2e−05`, `infinite`.
+
+    The minus is one, no hyphen: at that a line of a page may end.
+    """
     if math.isnan(value):
         return UNDEFINED
     if math.isinf(value):
@@ -37,8 +40,18 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e5:
-        return f"{value:.3g}"
-    return f"{value:.4f}"
+        return digits(value)
+    return minus(f"{value:.4f}")
+
+
+def digits(value: float, n: int = 3) -> str:
+    """The first `n` digits: `0.00278`, `1.2e−05`."""
+    return minus(f"{value:.{n}g}")
+
+
+def minus(text: str) -> str:
+    """A number whose hyphens are minus signs."""
+    return text.replace("-", "−")
 
 
 def count(value: float, noun: str = "") -> str:

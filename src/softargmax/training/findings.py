@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,12 @@ from softargmax.training.parts import FEWEST
 from softargmax.typing import Array, BoolArray, IntArray
 
 LEFT_OUT = {"constant": "the same in every row", "id": "hardly a value comes twice"}
-MOSTLY = 0.9  # values that are different, of all that are there
+MOSTLY = 0.9  # values that are different, or like dates, of all that are there
 LARGEST = 2.0**53 - 1  # up to it every integer is a float64 of its own
 MANY_CLASSES = 20  # beyond, and with too few rows in one, a column may be a number on a scale
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}/\d{1,2}/\d{2})([ T].*)?", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Findings:
     them twice; both are left out); in the order of the file.
     missing : column -> cells without a value, for the columns that have any.
     like_ids : columns of integers that seem to number the rows; used all the same.
+    like_dates : columns of categories, used or not, that seem to be dates.
     n_duplicates : rows that are equal to one before in all columns that are used, but for `like_ids`.
     n_across : rows of the calibration and test parts that have such a twin in the training part; 0 unless most rows are
     twins, else all twins are in the same part.
@@ -36,6 +41,7 @@ class Findings:
     columns: dict[str, str]
     missing: dict[str, int]
     like_ids: tuple[str, ...]
+    like_dates: tuple[str, ...]
     n_duplicates: int
     n_across: int
 
@@ -43,7 +49,8 @@ class Findings:
 def labels_of(table: Columns, target: str) -> tuple[IntArray, tuple[str, ...]]:
     """Class of each row (N,), and the names of the classes: integers by size, text in the order of its characters.
 
-    Raises ValueError naming the first row without a label or with one that is no class, or where there is one class.
+    Raises ValueError naming the first row without a label or with one that is no class, where there is one class, or
+    where the name of one has a line break: no header of a .csv could hold it.
     """
     values = table.columns[target]
     if (missing := is_missing(values)).any():
@@ -65,6 +72,11 @@ def labels_of(table: Columns, target: str) -> tuple[IntArray, tuple[str, ...]]:
     classes = sorted(set(values.tolist()))
     position = {value: k for k, value in enumerate(classes)}
     names = tuple(value if isinstance(value, str) else f"{value:.0f}" for value in classes)
+    if broken := next((name for name in names if "\n" in name or "\r" in name), None):
+        row = values.tolist().index(broken)
+        raise ValueError(
+            f"{table.where(row, target)}: the class {broken!r:.60} has a line break in its name; write it in one line"
+        )
     if len(names) < 2:
         raise ValueError(f"{table.source}, column `{target}`: every row is of the class `{names[0]:.60}`; wanted two")
     return np.array([position[value] for value in values.tolist()], np.int64), names
@@ -104,6 +116,14 @@ def counts_rows(values: Array) -> bool:
     if (np.diff(values) > 0).all():
         return True
     return bool(values.max() - values.min() < 2 * len(values) and len(np.unique(values)) == len(values))
+
+
+def like_dates(values: Array) -> bool:
+    """Whether a column of categories seems to be dates: 2020-01-31, 31.1.2020, 1/31/20, with a time or without."""
+    if values.dtype.kind == "f":
+        return False
+    present = set(values.tolist()) - {None}
+    return bool(present) and sum(_DATE.fullmatch(value) is not None for value in present) >= MOSTLY * len(present)
 
 
 def left_out(columns: dict[str, str]) -> str:

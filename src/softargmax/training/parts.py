@@ -1,6 +1,8 @@
-"""Rows of a table -> three disjoint parts by a seed, each class in each of them, copies of a row on one side."""
+"""Rows of a table -> three disjoint parts by a seed, each class in each of them, copies of a row on one side; folds."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -60,3 +62,19 @@ def split(labels: IntArray, twins: IntArray, seed: int) -> dict[str, IntArray]:
         n = round(KEPT * len(of_class))
         part_of[of_class[:n]], part_of[of_class[n : 2 * n]] = 1, 2
     return {name: np.flatnonzero(part_of[group] == number) for number, name in enumerate(PARTS)}
+
+
+def folds_of(labels: IntArray, twins: IntArray, n_folds: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Rows to fit to and rows held out, of each fold; every class in every fold, as often as may be.
+
+    Rows of the same number in `twins` are in the same fold, and count as one row, with the label of the first.
+
+    >>> [held_out.tolist() for _, held_out in folds_of(np.array([0, 1, 0, 1, 0]), np.array([0, 1, 2, 3, 0]), 2)]
+    [[0, 1, 4], [2, 3]]
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    firsts = np.sort(np.unique(twins, return_index=True)[1])
+    for _, held_out in StratifiedKFold(n_folds).split(firsts, labels[firsts]):
+        is_out = np.isin(twins, twins[firsts[held_out]])
+        yield np.flatnonzero(~is_out), np.flatnonzero(is_out)

@@ -33,6 +33,7 @@ from softargmax.typing import Array, IntArray
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import DataclassInstance
 
 FORMAT = "softargmax run"
 VERSION = 1
@@ -217,27 +218,25 @@ def _check_index(document: Any) -> None:
     if document["status"] not in STATUSES:
         raise ValueError(f"status {document['status']!r:.60} is none of {', '.join(STATUSES)}")
     for key in ("softargmax", "torch", "data_sha256"):
-        _is_text(document[key], key)
+        is_text(document[key], key)
     for key in ("n_calibration", "n_parameters"):
-        _is_whole(document[key], key)
+        is_whole(document[key], key)
     _settings(document["settings"])
     _inputs(document["inputs"])
-    _is_list(document["class_names"], "class_names")
-    for number, name in enumerate(document["class_names"]):
-        _is_text(name, f"class_names[{number}]")
+    is_texts(document["class_names"], "class_names")
     history_of(document["history"])
     has_keys(document["files"], "files", () if document["status"] == "training" else FILES)
     for name, digest in document["files"].items():
-        _is_text(digest, f"files[{name!r:.60}]")
+        is_text(digest, f"files[{name!r:.60}]")
 
 
 def history_of(entries: Any) -> tuple[Epoch, ...]:
     """The `history` of a JSON document. Raises ValueError naming the field that is none."""
-    _is_list(entries, "history")
+    is_list(entries, "history")
     for number, entry in enumerate(entries):
-        _has_fields(entry, f"history[{number}]", Epoch)
+        has_fields(entry, f"history[{number}]", Epoch)
         for field, value in entry.items():
-            _is_number(value, f"history[{number}].{field}")
+            is_number(value, f"history[{number}].{field}")
     return tuple(Epoch(**entry) for entry in entries)
 
 
@@ -295,8 +294,8 @@ def check_files(folder: Path, names: Iterable[str], sha256: Mapping[str, str]) -
 
 
 def _settings(entry: Any) -> Settings:
-    _has_fields(entry, "settings", Settings)
-    _is_text(entry["data"], "settings.data")
+    has_fields(entry, "settings", Settings)
+    is_text(entry["data"], "settings.data")
     try:
         return Settings(**entry)
     except ValueError as error:
@@ -304,44 +303,55 @@ def _settings(entry: Any) -> Settings:
 
 
 def _inputs(entry: Any) -> Inputs:
-    _has_fields(entry, "inputs", Inputs)
+    has_fields(entry, "inputs", Inputs)
     for field in ("mean", "deviation", "border_mean"):
-        _is_number(entry[field], f"inputs.{field}")
+        is_number(entry[field], f"inputs.{field}")
     if entry["deviation"] <= 0:  # pixels are divided by it
         raise ValueError(f"inputs.deviation must be above 0; got {entry['deviation']!r}")
-    _is_list(entry["size"], "inputs.size")
+    is_list(entry["size"], "inputs.size")
     if len(entry["size"]) != 2:
         raise ValueError(f"inputs.size must be [height, width]; got {entry['size']!r:.60}")
     for number, value in enumerate(entry["size"]):
-        _is_whole(value, f"inputs.size[{number}]")
+        is_whole(value, f"inputs.size[{number}]")
     height, width = entry["size"]
     return Inputs(**{**entry, "size": (height, width)})
 
 
-def _has_fields(entry: Any, name: str, kind: type[Settings | Epoch | Inputs]) -> None:
-    """Every field of `kind` and no other: a default would pass for what was written."""
+def has_fields(entry: Any, name: str, kind: type[DataclassInstance]) -> None:
+    """Raise ValueError unless it has every field of `kind` and no other: a default would pass for what was written."""
     fields = [field.name for field in dataclasses.fields(kind)]
     has_keys(entry, name, fields)
     if unknown := [key for key in entry if key not in fields]:
         raise ValueError(f"{name} has {unknown[0]!r:.60}, which this release does not know")
 
 
-def _is_list(value: Any, name: str) -> None:
+def is_list(value: Any, name: str) -> None:
+    """Raise ValueError unless a value of a JSON document is a list."""
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list; got {value!r:.60}")
 
 
-def _is_text(value: Any, name: str) -> None:
+def is_text(value: Any, name: str) -> None:
+    """Raise ValueError unless a value of a JSON document is text."""
     if not isinstance(value, str):
         raise ValueError(f"{name} must be text; got {value!r:.60}")
 
 
-def _is_whole(value: Any, name: str) -> None:
+def is_texts(values: Any, name: str) -> None:
+    """Raise ValueError unless a value of a JSON document is a list of text."""
+    is_list(values, name)
+    for number, value in enumerate(values):
+        is_text(value, f"{name}[{number}]")
+
+
+def is_whole(value: Any, name: str) -> None:
+    """Raise ValueError unless a value of a JSON document is an integer from 1."""
     if type(value) is not int or not 1 <= value < 1 << 63:
         raise ValueError(f"{name} must be an integer from 1 to 2**63 - 1; got {value!r:.60}")
 
 
-def _is_number(value: Any, name: str) -> None:
+def is_number(value: Any, name: str) -> None:
+    """Raise ValueError unless a value of a JSON document is a finite number."""
     # an integer of JSON may be larger than any float; NaN is not below anything
     if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number; got {value!r:.60}")

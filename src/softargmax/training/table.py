@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import math
 import os
 import secrets
 import shutil
@@ -36,6 +35,7 @@ from softargmax.data import Predictions, read_predictions
 from softargmax.data.columns import ColumnKind, Columns, read_columns
 from softargmax.models import SoftmaxRegression, SoftmaxRegressionCV
 from softargmax.models.table import ARRAYS, MODEL, TableFeatures, TableModel, fitted, read_model
+from softargmax.solvers.softmax_regression import LARGEST_C, SMALLEST_C
 from softargmax.training.findings import (
     LEFT_OUT,
     Findings,
@@ -45,15 +45,22 @@ from softargmax.training.findings import (
     kinds_of,
     labels_of,
     left_out,
+    like_dates,
 )
-from softargmax.training.parts import PARTS, split, twins_of
+from softargmax.training.parts import PARTS, folds_of, split, twins_of
 from softargmax.training.run import (
     CALIBRATOR,
     INDEX,
     METRICS,
     TEST,
     check_files,
+    has_fields,
     has_keys,
+    is_list,
+    is_number,
+    is_text,
+    is_texts,
+    is_whole,
     metrics,
     npz,
     read_index,
@@ -64,7 +71,8 @@ from softargmax.typing import Float64Array, IntArray
 
 FIT = "fit.npz"
 FILES = (MODEL, ARRAYS, CALIBRATOR, TEST, METRICS, FIT)
-KEYS = ("status", "settings", "findings", "class_names", "data_sha256", "fit", "n_fitted", "files")
+KEYS = ("status", "softargmax", "settings", "findings", "class_names", "data_sha256", "fit", "n_fitted", "files")
+FIT_KEYS = ("C", "objective", "gap", "tol", "converged", "n_iter")
 FOLDS = 5
 
 
@@ -73,9 +81,10 @@ class TableSettings:
     """What a training on a table was told.
 
     data : the file. target : the column that is predicted. text : columns of text, which become TF-IDF.
-    C : inverse strength of the penalty; None, chosen by cross-validation. seed : of the split and the folds.
+    C : inverse strength of the penalty, from 1e-100 to 1e20; None, chosen by cross-validation.
+    seed : of the split and the folds.
 
-    Raises ValueError for a C that is not above 0, a seed below 0, or a target that is text too.
+    Raises ValueError for a C outside, a seed below 0, or a target that is text too.
     """
 
     data: str
@@ -85,8 +94,8 @@ class TableSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.C is not None and not 0 < self.C < math.inf:
-            raise ValueError(f"C must be a number above 0; got {self.C!r}")
+        if self.C is not None and not SMALLEST_C <= self.C <= LARGEST_C:
+            raise ValueError(f"C must be a number from {SMALLEST_C:g} to {LARGEST_C:g}, such as 1; got {self.C!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
         if self.target in self.text:
@@ -106,6 +115,7 @@ class TableRun:
     C : of the model. Cs : (m,) those that were tried, and nll : (folds, m) the mean NLL of each on the rows left out;
     None where C was given.
     objective, gap, tol, converged, n_iter : of the fit; the objective is at most `gap` above its minimum.
+    folds_converged : whether the fits did that C was chosen by.
     n_fitted : rows of the calibration part, which the calibrator was fitted on.
     test : logits (N, K) and labels of the test part; of two classes the logits are 0 and the score.
     calibrator : a fitted TemperatureScaling.
@@ -129,6 +139,7 @@ class TableRun:
     gap: float
     tol: float
     converged: bool
+    folds_converged: bool
     n_iter: int
     n_fitted: int
     test: Predictions
@@ -162,10 +173,10 @@ def train_table(
     folder = Path(folder)
     _check_folder(folder)
     table = read_columns(settings.data, {settings.target: None, **dict.fromkeys(settings.text, "text")})
-    labels, class_names, used, rows, findings = _looked_at(table, settings)
+    labels, class_names, used, kept_together, rows, findings = _looked_at(table, settings)
     at_found(findings, class_names, rows)
     with _whole_folder(folder) as beside:
-        model, fit, arrays = _fit(table, labels, rows["train"], used, class_names, settings)
+        model, fit, arrays = _fit(table, labels, kept_together, rows["train"], used, class_names, settings)
         _check_folder(folder)  # another training may have been faster
         of_calibration, of_test = (model.logits(table.rows(rows[part])) for part in ("calibration", "test"))
         calibrator = TemperatureScaling().fit(of_calibration, labels[rows["calibration"]])
@@ -199,18 +210,14 @@ def read_table_run(folder: str | os.PathLike[str]) -> TableRun:
     folder = Path(folder)
     document = read_index(folder, "table")
     try:
-        has_keys(document, "the file", KEYS)
-        has_keys(document["files"], "files", FILES)
-        settings = _settings(document["settings"])
-        findings = _findings(document["findings"])
-        fit = document["fit"]
-        has_keys(fit, "fit", ("C", "objective", "gap", "tol", "converged", "n_iter"))
-    except KeyError as error:
-        raise ValueError(f"{folder / INDEX} cannot be read: there is no {error}") from None
-    except (ValueError, TypeError) as error:
+        _check_index(document)
+        settings, findings = _settings(document["settings"]), _findings(document["findings"])
+    except ValueError as error:
         raise ValueError(f"{folder / INDEX} cannot be read: {error}") from None
     check_files(folder, FILES, document["files"])
-    model = read_model(folder)
+    model, fit = read_model(folder), document["fit"]
+    if list(model.class_names) != document["class_names"]:
+        raise ValueError(f"{folder / INDEX} cannot be read: its class_names are not those of {MODEL}")
     with np.load(folder / FIT, allow_pickle=False) as arrays:
         details = dict(arrays)
     return TableRun(
@@ -229,23 +236,72 @@ def read_table_run(folder: str | os.PathLike[str]) -> TableRun:
         test=read_predictions(folder / TEST),
         calibrator=load(folder / CALIBRATOR),
         rows={part: details[part] for part in PARTS},
-        **{name: fit[name] for name in ("C", "objective", "gap", "tol", "converged", "n_iter")},
+        **{"folds_converged": True, **fit},
     )
 
 
+def _check_index(document: Any) -> None:
+    """Raise ValueError naming the first field that is wrong."""
+    has_keys(document, "the file", KEYS)
+    if document["status"] != "complete":
+        raise ValueError(f"status must be complete; got {document['status']!r:.60}")
+    for key in ("softargmax", "data_sha256"):
+        is_text(document[key], key)
+    is_whole(document["n_fitted"], "n_fitted")
+    is_texts(document["class_names"], "class_names")
+    fit = document["fit"]
+    has_keys(fit, "fit", FIT_KEYS)
+    if unknown := [key for key in fit if key not in (*FIT_KEYS, "folds_converged")]:
+        raise ValueError(f"fit has {unknown[0]!r:.60}, which this release does not know")
+    for key in ("C", "objective", "tol", "n_iter"):
+        is_number(fit[key], f"fit.{key}")
+    if type(fit["gap"]) not in (int, float):  # it may be infinite
+        raise ValueError(f"fit.gap must be a number; got {fit['gap']!r:.60}")
+    for key in ("converged", "folds_converged"):
+        if not isinstance(fit.get(key, True), bool):
+            raise ValueError(f"fit.{key} must be true or false; got {fit[key]!r:.60}")
+    has_keys(document["files"], "files", FILES)
+    for name, digest in document["files"].items():
+        is_text(digest, f"files[{name!r:.60}]")
+
+
 def _settings(entry: Any) -> TableSettings:
-    return TableSettings(**{**entry, "text": tuple(entry["text"])})
+    has_fields(entry, "settings", TableSettings)
+    for key in ("data", "target"):
+        is_text(entry[key], f"settings.{key}")
+    is_texts(entry["text"], "settings.text")
+    if entry["C"] is not None:
+        is_number(entry["C"], "settings.C")
+    try:
+        return TableSettings(**{**entry, "text": tuple(entry["text"])})
+    except ValueError as error:
+        raise ValueError(f"settings: {error!s:.200}") from None
 
 
 def _findings(entry: Any) -> Findings:
-    tuples = {name: tuple(entry[name]) for name in ("class_counts", "like_ids")}
+    has_keys(entry, "findings", ())
+    entry = {"like_dates": [], **entry}  # runs of older releases have none
+    has_fields(entry, "findings", Findings)
+    is_whole(entry["n_rows"], "findings.n_rows")
+    is_list(entry["class_counts"], "findings.class_counts")
+    for count in entry["class_counts"]:
+        is_whole(count, "findings.class_counts")
+    for key in ("like_ids", "like_dates"):
+        is_texts(entry[key], f"findings.{key}")
+    for key in ("columns", "missing"):
+        has_keys(entry[key], f"findings.{key}", ())
+    for key in ("n_duplicates", "n_across"):
+        is_number(entry[key], f"findings.{key}")
+    tuples = {name: tuple(entry[name]) for name in ("class_counts", "like_ids", "like_dates")}
     return Findings(**{**entry, **tuples})
 
 
 def _looked_at(
     table: Columns, settings: TableSettings
-) -> tuple[IntArray, tuple[str, ...], dict[str, ColumnKind], dict[str, IntArray], Findings]:
-    """Labels (N,), class names, the columns that are used and as what, rows of the parts, and what was found."""
+) -> tuple[IntArray, tuple[str, ...], dict[str, ColumnKind], IntArray, dict[str, IntArray], Findings]:
+    """Labels (N,), class names, the columns that are used and as what, the first of the rows that each is kept together
+    with (N,), rows of the parts, and what was found.
+    """
     labels, class_names = labels_of(table, settings.target)
     columns = kinds_of(table, settings.target, settings.text)
     used: dict[str, Any] = {name: kind for name, kind in columns.items() if kind not in LEFT_OUT}
@@ -264,13 +320,17 @@ def _looked_at(
         columns=columns,
         missing={name: n for name in columns if (n := int(is_missing(table.columns[name]).sum()))},
         like_ids=like_ids,
+        like_dates=tuple(name for name in columns if columns[name] != "text" and like_dates(table.columns[name])),
         n_duplicates=n_duplicates,
         n_across=sum(int(np.isin(twins[rows[part]], twins[rows["train"]]).sum()) for part in PARTS[1:]),
     )
-    return labels, class_names, used, rows, findings
+    return labels, class_names, used, kept_together, rows, findings
 
 
 def _check_folder(folder: Path) -> None:
+    nearest = next((parent for parent in folder.absolute().parents if parent.exists()), folder.parent)
+    if not nearest.is_dir():
+        raise ValueError(f"cannot write {folder}: {nearest} is a file, not a folder; give another name")
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free or folder.is_symlink() or not folder.name:  # no folder takes the name of a link, or of `.`
         what = "a run" if (folder / INDEX).exists() else "there"
@@ -283,6 +343,7 @@ def _check_folder(folder: Path) -> None:
 def _fit(
     table: Columns,
     labels: IntArray,
+    kept_together: IntArray,
     rows: IntArray,
     kinds: dict[str, ColumnKind],
     class_names: tuple[str, ...],
@@ -296,11 +357,19 @@ def _fit(
     features = TableFeatures.fit(train, kinds)
     _check_memory(len(rows), features)
     X = features.matrix(train)
-    folds = min(FOLDS, int(np.bincount(y).min()))
-    regression: Any = SoftmaxRegressionCV(cv=folds) if settings.C is None else SoftmaxRegression(C=settings.C)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` and `gap` say it
+    twins = kept_together[rows]
+    n_folds = min(FOLDS, int(np.bincount(labels[np.unique(twins)]).min()))
+    regression: Any = (
+        SoftmaxRegressionCV(cv=list(folds_of(labels[twins], twins, n_folds)))
+        if settings.C is None
+        else SoftmaxRegression(C=settings.C)
+    )
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always", ConvergenceWarning)
         regression.fit(X, y)
+    unfinished = [warning for warning in met if issubclass(warning.category, ConvergenceWarning)]
+    for other in [warning for warning in met if warning not in unfinished]:
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     C = float(regression.C_ if settings.C is None else settings.C)
     model = TableModel(features, fitted(C, regression.coef_, regression.intercept_, len(class_names)), class_names)
     fit = {
@@ -309,6 +378,7 @@ def _fit(
         "gap": float(regression.gap_),
         "tol": float(regression.tol),
         "converged": bool(regression.converged_),
+        "folds_converged": len(unfinished) == (not regression.converged_),  # of each there is one warning at most
         "n_iter": int(regression.n_iter_),
     }
     tried = {} if settings.C is not None else {"Cs": regression.Cs_, "nll": regression.nll_}

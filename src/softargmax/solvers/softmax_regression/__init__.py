@@ -8,11 +8,18 @@ from softargmax.solvers.softmax_regression.axes import MOST_WIDE
 from softargmax.solvers.softmax_regression.dense import LARGEST_BLOCKS
 from softargmax.solvers.softmax_regression.path import cross_validate
 from softargmax.solvers.softmax_regression.problem import NotFiniteError
-from softargmax.solvers.softmax_regression.search import SoftmaxRegressionFit, fit_softmax_regression
+from softargmax.solvers.softmax_regression.search import (
+    LARGEST_C,
+    SMALLEST_C,
+    SoftmaxRegressionFit,
+    fit_softmax_regression,
+)
 
 __all__ = [
     "LARGEST_BLOCKS",
+    "LARGEST_C",
     "MOST_WIDE",
+    "SMALLEST_C",
     "NotFiniteError",
     "SoftmaxRegressionFit",
     "cross_validate",

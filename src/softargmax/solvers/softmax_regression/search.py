@@ -33,6 +33,7 @@ from softargmax.solvers.softmax_regression.problem import Problem
 from softargmax.solvers.softmax_regression.sparse import SparseRows, SparseTiles
 from softargmax.typing import Array, Float64Array, IntArray
 
+SMALLEST_C, LARGEST_C = 1e-100, 1e20  # beyond, what rounding leaves of the rows is more than the penalty says
 _WIDEST = 16  # columns of logits that tiles are for
 _PAIRS = 30  # of L-BFGS
 NOISE = 3e-8  # of the objective: what sums of float32 leave open
