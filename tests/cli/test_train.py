@@ -54,6 +54,18 @@ def test_train_says_every_epoch_and_what_came_of_it(run, tmp_path):
     assert metrics["after"]["nll"] == pytest.approx(measured["nll"], rel=1e-6)
 
 
+def test_figures_that_cannot_be_written_leave_a_whole_run(run, monkeypatch, tmp_path):
+    def full(runs, folder):
+        raise OSError(f"cannot write {folder}/curves.png: no space left on the device; nothing was changed there")
+
+    monkeypatch.setattr("softargmax.report.save_run_figures", full)
+    ran = run("train", "fashion-mnist-mini", "-o", "run", "--epochs", "1", "--batch-size", "64")
+    assert ran.code == 2
+    assert "run is whole and can be used; only its figures are missing: cannot write run/figures/curves.png" in ran.err
+    assert "nothing was changed" not in ran.err
+    assert read_run(tmp_path / "run").status == "complete"
+
+
 def test_a_run_goes_on_only_with_its_own_settings(run, trained):
     ran = run(
         "train", "fashion-mnist-mini", "--model", "mlp", "-o", trained, "--epochs", "6", "--seed", "2", "--resume"

@@ -21,7 +21,7 @@ def train_on_table(output: Path, settings: TableSettings) -> TableRun:
     from rich.console import Console
 
     from softargmax.cli import _show
-    from softargmax.cli.train import FIGURES
+    from softargmax.cli.train import FIGURES, run_is_whole
     from softargmax.report import coefficient_table, save_table_figures, table_story
     from softargmax.training.table import train_table
 
@@ -45,11 +45,8 @@ def train_on_table(output: Path, settings: TableSettings) -> TableRun:
     Console().print(coefficient_table(run))
     print()
     _show.notes(story)
-    try:
+    with run_is_whole(output):
         save_table_figures(run, output / FIGURES)
-    except (OSError, ValueError) as error:
-        why = str(error).partition(";")[0]
-        raise ValueError(f"{output} is whole and can be used; only its figures are missing: {why}") from None
     print(f"wrote {output}; next: softargmax predict {output} NEW.csv, softargmax report {output} -o report.html")
     return run
 

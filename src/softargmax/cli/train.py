@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,8 +166,19 @@ def trained(folder: Path, settings: Settings, *, data_dir: Path | None = None, r
         run = start(folder, settings, data_dir=data_dir, resume=resume, at_batch=at_batch, at_epoch=at_epoch)
     finally:
         bar.stop()
-    save_run_figures([run], folder / FIGURES)
+    with run_is_whole(folder):
+        save_run_figures([run], folder / FIGURES)
     return run
+
+
+@contextlib.contextmanager
+def run_is_whole(folder: Path) -> Iterator[None]:
+    """Say so where its figures cannot be written: training again would be for nothing."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = str(error).partition(";")[0]
+        raise ValueError(f"{folder} is whole and can be used; only its figures are missing: {why}") from None
 
 
 def _line(number: int, of: int, epoch: Epoch) -> str:
