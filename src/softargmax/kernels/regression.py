@@ -363,6 +363,30 @@ def loss_along_tiles(z, to, step, labels, weights, start, stop, M):
 
 
 @kernel
+def loss_along_rows(z, to, step, labels, weights):
+    """Loss and slope at rows of logits z + step (to - z), (n, M)."""
+    n, M = z.shape
+    one = z.dtype.type(0)
+    a, b = z.reshape(z.size), to.reshape(to.size)
+    here, r, e = np.empty(M, z.dtype), np.empty(M, z.dtype), np.empty(M, z.dtype)
+    loss, slope = 0.0, 0.0
+    for i in range(n):
+        for k in range(0, M, LANES):
+            m, at = min(LANES, M - k), i * M + k
+            start = load_part(one, a, at, m, 0.0)
+            change = subtract(load_part(one, b, at, m, 0.0), start)
+            store_part(here, k, m, multiply_add(splat(one, step), change, start))
+        loss += residual_of_row(one, here, 0, M, labels[i], weights[i], e, r, 0)
+        along = splat(one, 0.0)
+        for k in range(0, M, LANES):
+            m, at = min(LANES, M - k), i * M + k
+            change = subtract(load_part(one, b, at, m, 0.0), load_part(one, a, at, m, 0.0))
+            along = multiply_add(load_part(one, r, k, m, 0.0), change, along)
+        slope += np.float64(sum_of_lanes(along))
+    return loss, slope
+
+
+@kernel
 def spread_of_tiles(z, weights, start, stop, h, sums):
     """w p (1 - p) of tiles start to stop - 1 into h, as z lies; add its sums over rows to `sums` (M,)."""
     M = len(sums)
@@ -490,6 +514,23 @@ def two_loop_up(steps, changes, rho, order, alphas, q):
     for i in range(len(order)):
         k = order[i]
         _add_multiple(one, alphas[k] - rho[k] * _dot(one, y, k * n, q, n), s, k * n, q, n)
+
+
+@kernel
+def centre(vectors):
+    """Take from each number of vectors (V, M, n) its mean over the M classes."""
+    n_vectors, M, n = vectors.shape
+    mean = np.empty(n, vectors.dtype)
+    for v in range(n_vectors):
+        mean[:] = 0
+        for k in range(M):
+            for j in range(n):
+                mean[j] += vectors[v, k, j]
+        for j in range(n):
+            mean[j] /= M
+        for k in range(M):
+            for j in range(n):
+                vectors[v, k, j] -= mean[j]
 
 
 @kernel

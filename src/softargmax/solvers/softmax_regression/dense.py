@@ -14,7 +14,7 @@ from softargmax.solvers.softmax_regression.preconditioners import (
     BlockInverse,
     LowRankInverse,
     Preconditioner,
-    gram,
+    add_gram,
     inverse_of,
 )
 from softargmax.solvers.softmax_regression.problem import Problem, power_of_two_below, raise_if_not_finite
@@ -23,9 +23,11 @@ from softargmax.typing import Array, Float64Array, IntArray
 _WORK = 1 << 20  # multiplications of a chunk; their bounds do not depend on the number of threads
 _BLOCK = 1 << 20  # numbers of a block of rows in float64
 _ROWS_PER_FEATURE = 8  # in the sample of a Hessian block
+_LEAST_SAMPLE = 4096  # rows: fewer save little time, and blocks are worse
 _LARGEST_BLOCK = 2048  # features; of more even one matrix is dear
 LARGEST_BLOCKS = 1 << 28  # numbers of all of them
 _GATHERED = 2048  # rows
+_MOST_ROWS, _LOGITS = 1000, 1 << 18  # of a block for BLAS: its logits stay in cache
 _RANK = 1024
 _ZERO = 1e-12  # added where nothing holds a parameter
 
@@ -85,7 +87,8 @@ class Dense(Problem):
     # -- preconditioners
 
     def _n_sampled(self) -> int:
-        return int(min(self.n, max(_ROWS_PER_FEATURE * (self.d + 1), self.n / (self.d + 1))))
+        d = self.d + 1
+        return int(min(self.n, max(_LEAST_SAMPLE, _ROWS_PER_FEATURE * d, self.n / d)))
 
     def passes_of_half_a_build(self) -> int:
         """After how many passes over the features the sampled blocks are worth what they cost; never for too many."""
@@ -103,13 +106,15 @@ class Dense(Problem):
         if self.d >= _LARGEST_BLOCK:
             return self._low_rank(rows, weights, curvature, m)
         if self._moments is None:
-            parts: list[Float64Array] = []
+            self._moments = moments = np.zeros((self.d + 1, self.d + 1))
 
             def run(start: int, stop: int) -> Float64Array:
-                return gram(self._gathered(rows[start:stop], weights[start:stop]))
+                return self._gram(rows[start:stop], weights[start:stop])
 
-            in_order(run, parts.append, m, self.d**2, _GATHERED)
-            self._moments = sum(parts[1:], parts[0])
+            def join(part: Float64Array) -> None:
+                np.add(moments, part, out=moments)
+
+            in_order(run, join, m, self.d**2, _GATHERED)
         inverse, scales = inverse_of(self._held(self._moments.copy()))
         return BlockInverse(inverse[None], scales[None])
 
@@ -121,17 +126,18 @@ class Dense(Problem):
         return LowRankInverse(diagonal, some)
 
     def preconditioner(self) -> Preconditioner:
-        """The block of each class, from rows drawn by how much they count for it."""
+        """The block of each class, from rows drawn by how much they count for it, or from all."""
         from softargmax.kernels import regression
 
         h, sums = self.logits.spread()
         d, m = self.d + 1, self._n_sampled()
+        thresholds = sums / m if m < self.n else np.zeros(self.width)
         inverse, scales = np.empty((self.width, d, d), np.float32), np.empty((self.width, d))
 
         def run(start: int, stop: int) -> None:
             rows, weights = np.empty(int(1.3 * m) + 64, np.int64), np.empty(int(1.3 * m) + 64, np.float32)
             for k in range(start, stop):
-                count = regression.draw_rows(h, self.n, self.width, self.logits.steps, k, sums[k] / m, rows, weights)
+                count = regression.draw_rows(h, self.n, self.width, self.logits.steps, k, thresholds[k], rows, weights)
                 block = self._gram(rows[:count], weights[:count]) / self.n
                 inverse[k], scales[k] = inverse_of(self._held(block))
 
@@ -143,7 +149,7 @@ class Dense(Problem):
         total = np.zeros((self.d + 1, self.d + 1))
         for start in range(0, len(rows), _GATHERED):
             some = slice(start, start + _GATHERED)
-            total += gram(self._gathered(rows[some], weights[some]))
+            add_gram(self._gathered(rows[some], weights[some]), total)
         return total
 
     def _held(self, block: Float64Array) -> Float64Array:
@@ -253,12 +259,12 @@ class DenseRows(Dense):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.logits = RowLogits(self)
-        self.rows = np.empty((self.n, self.d), np.float32)
+        self.rows = np.empty((self.n, self.d + 1), np.float32)
         step = max(1, _BLOCK // max(1, self.d))
 
         def run(start: int, stop: int) -> None:
             for a in range(start, stop, step):
-                self.rows[a : min(stop, a + step)] = self._scaled(slice(a, min(stop, a + step)))
+                self.rows[a : min(stop, a + step)] = self._design(slice(a, min(stop, a + step)))
 
         in_chunks(run, self.n, self.d)
 
@@ -268,7 +274,7 @@ class DenseRows(Dense):
 
     def exact(self, theta: Float64Array) -> tuple[float, Float64Array]:
         """In float64, of the data as given."""
-        return self._pass(theta, theta, lambda a, b: self._scaled(slice(a, b)), None)
+        return self._pass(theta, theta, lambda a, b: self._design(slice(a, b)), None)
 
     def _pass(
         self, theta: Float64Array, cast: Array, rows: Callable[[int, int], Array], kept: Array | None
@@ -285,12 +291,10 @@ class DenseRows(Dense):
                 b = min(stop, a + step)
                 x = rows(a, b)
                 z = own[: b - a] if kept is None else kept[a:b]
-                np.matmul(x, cast[:, :-1].T, out=z)
-                z += cast[:, -1]
+                np.matmul(x, cast.T, out=z)
                 residual = r[: b - a]
                 total += regression.residuals_of_rows(z, self.labels[a:b], self.weights[a:b], residual)
-                gradient[:, :-1] += residual.T @ x
-                gradient[:, -1] += residual.sum(axis=0, dtype=np.float64)
+                gradient += residual.T @ x
             return total, gradient
 
         loss, gradient = self._summed(run, self.n, self.d * self.width)
@@ -309,11 +313,9 @@ class DenseRows(Dense):
             for a in range(start, stop, step):
                 b = min(stop, a + step)
                 v = r[: b - a]
-                np.matmul(self.rows[a:b], cast[:, :-1].T, out=v)
-                v += cast[:, -1]
+                np.matmul(self.rows[a:b], cast.T, out=v)
                 regression.curvatures_of_rows(self.logits.here[a:b], self.weights[a:b], v)
-                product[:, :-1] += v.T @ self.rows[a:b]
-                product[:, -1] += v.sum(axis=0, dtype=np.float64)
+                product += v.T @ self.rows[a:b]
             return 0.0, product
 
         _, product = self._summed(run, self.n, self.d * self.width)
@@ -322,7 +324,7 @@ class DenseRows(Dense):
         return product
 
     def _rows_of_block(self) -> int:
-        return max(64, min(1000, self.n))
+        return max(64, min(self.n, _MOST_ROWS, _LOGITS // self.width))
 
 
 def _table(theta: Float64Array, dtype: Any) -> Array:

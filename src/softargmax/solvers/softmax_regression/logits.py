@@ -10,6 +10,7 @@ import numpy as np
 from softargmax import ops
 from softargmax.kernels import LANES
 from softargmax.kernels.threads import in_order
+from softargmax.solvers.softmax_regression.preconditioners import add_gram
 from softargmax.solvers.softmax_regression.problem import Problem
 from softargmax.typing import Array, Float64Array
 
@@ -99,13 +100,12 @@ class RowLogits:
         from softargmax.kernels import regression
 
         def run(start: int, stop: int) -> Array:
-            here = self.here[start:stop]
-            change = self.there[start:stop] - here
-            r = np.empty_like(change)
-            loss = regression.residuals_of_rows(
-                here + here.dtype.type(step) * change, self.labels[start:stop], self.weights[start:stop], r
+            rows = slice(start, stop)
+            return np.array(
+                regression.loss_along_rows(
+                    self.here[rows], self.there[rows], step, self.labels[rows], self.weights[rows]
+                )
             )
-            return np.array([loss, float(np.vdot(r, change))])
 
         loss, slope = self._sums(run)
         return float(loss), float(slope)
@@ -132,8 +132,14 @@ class RowLogits:
 
         def run(start: int, stop: int) -> Array:
             p = ops.softmax(self.here[start:stop])
-            wp = p * self.weights[start:stop, None].astype(p.dtype)
-            return np.diag(wp.sum(axis=0, dtype=np.float64)) - (wp.T @ p)
+            weights = self.weights[start:stop, None]
+            sums = (p * weights.astype(p.dtype)).sum(axis=0, dtype=np.float64)
+            p *= np.sqrt(weights).astype(p.dtype)
+            moments = np.zeros((self.width, self.width))
+            add_gram(p, moments)
+            np.negative(moments, out=moments)
+            moments[np.diag_indices(self.width)] += sums
+            return moments
 
         return self._sums(run)
 

@@ -107,7 +107,7 @@ class Problem(ABC):
         """Parameters with none of some rows on the wrong side, and some on the right one."""
         from scipy.optimize import linprog
 
-        x = np.concatenate([self._scaled(rows), np.full((len(rows), 1), float(self.fit_intercept))], axis=1)
+        x = self._design(rows)
         labels, size = self.labels[rows], self.width * (self.d + 1)
         if self.width == 1:
             margins = np.where(labels == 1, 1.0, -1.0)[:, None] * x
@@ -252,19 +252,27 @@ class Problem(ABC):
         if without_step <= _HARDLY_MORE * gap:
             return without_step
         places = np.arange(1, self.width + 1) * (self.d + 1) - 1
-        moments = self.logits.moments() / self.n if hessian is None else hessian[np.ix_(places, places)]
+        if hessian is None:
+            moments = self.logits.moments()
+            moments /= self.n
+        else:
+            moments = hessian[np.ix_(places, places)]
         if not np.isfinite(moments).all() or not np.isfinite(without_step):
             return np.inf
         diagonal = np.diag(moments)
         scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))  # classes may be light
-        scaled = moments * scale[:, None] * scale
-        scaled[np.diag_indices(self.width)] += _JITTER
-        step = -scale * np.linalg.solve(scaled, scale * slopes)
+        moments *= scale[:, None]
+        moments *= scale
+        on_diagonal = np.diag_indices(self.width)
+        moments[on_diagonal] += _JITTER
+        scaled_step = -np.linalg.solve(moments, scale * slopes)
+        moments[on_diagonal] -= _JITTER
+        step = scale * scaled_step
         far = float(np.abs(step).max())
         if not far <= 1:
             return without_step
         # slopes without curvature, as where rounding has made wrong probabilities 1, are still there after the step
-        left = reach * float(np.maximum(np.abs(slopes + moments @ step) - rounded, 0.0).sum())
+        left = reach * float(np.maximum(np.abs(slopes + moments @ scaled_step / scale) - rounded, 0.0).sum())
         if hessian is None:
             product = self.product(self._together(np.zeros((self.width, self.d)), step))
         else:
@@ -278,7 +286,7 @@ class Problem(ABC):
         flat = np.ascontiguousarray(self._flat(theta))
         low, high = np.inf, -np.inf
         for start in range(0, self.n, rows := max(1, _BLOCK // max(1, self.d))):
-            z = self._scaled(slice(start, start + rows)) @ flat[:, :-1].T + flat[:, -1]
+            z = self._design(slice(start, start + rows)) @ flat.T
             low, high = min(low, float(z.min())), max(high, float(z.max()))
         return low, high
 
@@ -295,9 +303,7 @@ class Problem(ABC):
         step = max(1, _BLOCK // flat.size)
         for start in range(0, self.n, step):
             stop = min(self.n, start + step)
-            x = np.concatenate(
-                [self._scaled(slice(start, stop)), np.full((stop - start, 1), float(self.fit_intercept))], axis=1
-            )
+            x = self._design(slice(start, stop))
             z, w = x @ flat.T, self.weights[start:stop] / self.n
             if self.width == 1:
                 p = ops.softmax(np.concatenate([np.zeros_like(z), z], axis=1))
@@ -324,12 +330,15 @@ class Problem(ABC):
         step = -scales * (vectors @ ((vectors.T @ (scales * g)) / values))
         return np.ascontiguousarray(self._flat(step.reshape(self.width, -1)))
 
-    def _scaled(self, which: Any) -> Float64Array:
-        """Rows of the features that parameters belong to."""
+    def _design(self, which: Any) -> Float64Array:
+        """Rows of the features that parameters belong to; the last is 1 for the intercept, or 0 if there is none."""
         rows = self.x[which]
-        rows = (rows if isinstance(rows, np.ndarray) else rows.toarray()) - self.mean
-        rows *= self.factor
-        return rows
+        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        design = np.empty((len(rows), self.d + 1))
+        np.subtract(rows, self.mean, out=design[:, :-1])
+        design[:, :-1] *= self.factor
+        design[:, -1] = self.fit_intercept
+        return design
 
     def _add_penalty(self, loss: float, gradient: Any, theta: Any) -> float:
         g, coef = self._flat(gradient), self._flat(theta)[:, :-1]

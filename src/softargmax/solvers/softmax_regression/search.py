@@ -194,6 +194,7 @@ class Search:
         refresh, stuck = problem.passes_of_half_a_build(), 0
         while self.n_iter < self.most_in_float32 and stuck < _STUCK:
             if self.n_iter >= refresh:
+                del memory.preconditioner  # two of them take memory
                 memory.preconditioner = problem.preconditioner()
                 refresh *= 4
             direction = -memory(gradient)
@@ -242,7 +243,7 @@ class Search:
         best = math.inf
         for step in range(_MAX_NEWTON):
             wanted = self.aim * loss
-            gap, direction = self._gap(theta, gradient, solve, loss)
+            gap, direction = self._gap(theta, gradient, solve, wanted)
             if gap <= wanted or self.n_iter >= self.max_iter or (gap > 0.5 * best and step > 2):
                 break
             best = min(best, gap)
@@ -261,6 +262,8 @@ class Search:
             problem.loss_and_gradient(theta)  # logits for products with the Hessian
             problem.accept()
             self.n_iter += 1
+        if gap > wanted and problem.is_penalised:
+            gap = problem.gap(theta, gradient)
         return _Point(theta, loss, gradient, gap)
 
     def _newton_in_float64(self, found: _Point) -> _Point:
@@ -298,11 +301,13 @@ class Search:
         return _Point(theta, loss, gradient, math.inf)
 
     def _gap(
-        self, theta: Float64Array, gradient: Float64Array, solve: Any, loss: float
+        self, theta: Float64Array, gradient: Float64Array, solve: Any, wanted: float
     ) -> tuple[float, Float64Array | None]:
+        """The gap, or less of it where that is more than wanted; and Newton's direction if it is known."""
         problem = self.problem
         if problem.is_penalised:
-            return problem.gap(theta, gradient), None
+            over_coef = problem.gap_over_coef(gradient)
+            return (over_coef if over_coef > wanted else problem.gap(theta, gradient)), None
         problem.raise_if_separable(theta)
         direction = self._newton_direction(gradient, solve, self._until(0.0, gradient, solve))
         problem.raise_if_separable(direction)
@@ -406,13 +411,15 @@ class Memory:
 
         order = np.arange(max(0, self.count - _PAIRS), self.count) % _PAIRS
         size = float(np.abs(gradient).max()) or 1.0
-        q = (gradient / size).astype(np.float32)
+        both = np.empty((2 if len(order) else 1, *gradient.shape), np.float32)
+        np.divide(gradient, size, out=both[0], casting="same_kind")
         if not len(order):
-            return size * self.preconditioner(q[None])[0].astype(np.float64)
-        regression.two_loop_down(self.steps, self.changes, self.rho, order, self.alphas, q.reshape(-1))
-        newest = self.changes[order[-1]].reshape(gradient.shape)
-        both = self.preconditioner(np.stack([q, newest]))
-        of_newest = float(np.vdot(newest.astype(np.float64), both[1]))
-        r = both[0] * np.float32(1 / (self.rho[order[-1]] * of_newest))
-        regression.two_loop_up(self.steps, self.changes, self.rho, order, self.alphas, r.reshape(-1))
-        return size * r.astype(np.float64)
+            return size * self.preconditioner(both)[0].astype(np.float64)
+        newest = order[-1]
+        regression.two_loop_down(self.steps, self.changes, self.rho, order, self.alphas, both[0].reshape(-1))
+        both[1] = self.changes[newest].reshape(gradient.shape)
+        q, of_newest = self.preconditioner(both)
+        curvature = self.rho[newest] * float(np.vdot(both[1].astype(np.float64), of_newest))
+        q *= np.float32(1 / curvature)
+        regression.two_loop_up(self.steps, self.changes, self.rho, order, self.alphas, q.reshape(-1))
+        return size * q.astype(np.float64)
