@@ -15,6 +15,8 @@ from softargmax.solvers.softmax_regression.problem import Problem
 from softargmax.typing import Array, Float64Array
 
 MOST_CHUNKS = 64  # of a pass; their bounds do not depend on the number of threads
+_FEW_CHUNKS = 8  # where each gives a matrix
+_BLOCK = 1 << 18  # numbers
 
 
 class TiledLogits:
@@ -130,18 +132,19 @@ class RowLogits:
     def moments(self) -> Float64Array:
         """The Hessian over the intercepts."""
 
-        def run(start: int, stop: int) -> Array:
-            p = ops.softmax(self.here[start:stop])
-            weights = self.weights[start:stop, None]
-            sums = (p * weights.astype(p.dtype)).sum(axis=0, dtype=np.float64)
-            p *= np.sqrt(weights).astype(p.dtype)
-            moments = np.zeros((self.width, self.width))
-            add_gram(p, moments)
-            np.negative(moments, out=moments)
-            moments[np.diag_indices(self.width)] += sums
-            return moments
+        diagonal, step = np.diag_indices(self.width), max(64, _BLOCK // self.width)
 
-        return self._sums(run)
+        def run(start: int, stop: int) -> Array:
+            moments = np.zeros((self.width, self.width))
+            for a in range(start, stop, step):
+                rows = slice(a, min(a + step, stop))
+                p, weights = ops.softmax(self.here[rows]), self.weights[rows, None]
+                moments[diagonal] -= (p * weights.astype(p.dtype)).sum(axis=0, dtype=np.float64)
+                p *= np.sqrt(weights).astype(p.dtype)
+                add_gram(p, moments)
+            return np.negative(moments, out=moments)
+
+        return _added(run, self.n, self.width, max(256, -(-self.n // _FEW_CHUNKS)))
 
 
 def _added(run: Callable[[int, int], Array], units: int, work: int, step: int) -> Array:
