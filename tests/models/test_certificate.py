@@ -317,3 +317,39 @@ def test_many_rows_that_nothing_separates_have_a_fit():
     assert fit.converged_
     peer = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10).fit(x, y)
     np.testing.assert_allclose(fit.coef_, peer.coef_, atol=1e-3)
+
+
+def classes_far_apart_of_weights_over_decades(seed, n):
+    """What is left of the loss is a tiny part of what a row counts for."""
+    rng = np.random.default_rng(seed)
+    y = np.zeros(n, int)
+    y[:8], y[0] = 1, 2
+    x = np.round(100 * (rng.standard_normal((n, 2)) + 10 * rng.standard_normal((3, 2))[y]))
+    return x, y, 10.0 ** rng.integers(-6, 7, n)
+
+
+@pytest.mark.parametrize(("seed", "n"), [(176, 60), (65, 200), (601, 200)])
+def test_slopes_that_are_small_beside_the_weights_but_not_beside_the_loss_count(seed, n):
+    x, y, weights = classes_far_apart_of_weights_over_decades(seed, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fits = [
+            SoftmaxRegression(C=1e8, tol=1e-3).fit(form(x), y, sample_weight=weights) for form in (np.array, csr_array)
+        ]
+    least = min(fit.objective_ for fit in fits)
+    for fit in fits:
+        assert fit.objective_ - fit.gap_ <= least
+
+
+@pytest.mark.parametrize("form", [np.array, csr_array])
+@pytest.mark.parametrize("offset", [1e8, 1e12, 6e14])
+def test_an_intercept_that_is_rounded_is_in_the_gap(form, offset):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 3))
+    y = (x[:, 0] + rng.standard_normal(2000) > 0).astype(int) + (x[:, 1] > 1)
+    x[:, 0] = offset + np.round(8e4 * x[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit = SoftmaxRegression(C=10).fit(form(x), y)
+    true = objective(problem(x, y, C=10), fit.coef_, fit.intercept_)
+    assert abs(float(true - fit.objective_)) <= fit.gap_ + 1e-12 * fit.objective_

@@ -1,5 +1,6 @@
 """SoftmaxRegression against scikit-learn's Newton solver, a reference in long double, and what must not matter."""
 
+import copy
 import hashlib
 import os
 import pickle
@@ -738,6 +739,15 @@ def test_a_fit_ends_a_stream_and_a_stream_forgets_a_fit():
     with pytest.warns(UserWarning, match="forgotten"):
         model.partial_fit(x[1000:], y[1000:], classes=[0, 1, 2])
     np.testing.assert_array_equal(model.coef_, fresh.coef_)
+
+
+def test_a_stream_of_a_copy_goes_on_by_itself():
+    x, y = points(3000)
+    model = SoftmaxRegression().partial_fit(x[:1000], y[:1000], classes=[0, 1, 2])
+    other = copy.copy(model).partial_fit(x[1000:2000], y[1000:2000])
+    alone = SoftmaxRegression().partial_fit(x[:1000], y[:1000], classes=[0, 1, 2]).partial_fit(x[2000:], y[2000:])
+    np.testing.assert_array_equal(model.partial_fit(x[2000:], y[2000:]).coef_, alone.coef_)
+    assert not np.array_equal(other.coef_, model.coef_)
 
 
 # ---- threads and processes ----

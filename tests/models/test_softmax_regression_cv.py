@@ -211,6 +211,13 @@ def test_a_number_of_strengths_is_a_grid_of_powers():
     assert SoftmaxRegressionCV(Cs=(1.0,), cv=2).fit(x, y).C_ == 1.0
 
 
+@pytest.mark.parametrize("Cs", [np.array([0, 10], np.float32), np.array([0, 1, np.inf], np.float16)])
+def test_strengths_without_a_fit_are_refused_in_every_dtype(Cs):
+    x, y = points()
+    with pytest.raises(ValueError, match="Cs must be a number of values, or a list of values from 1e-100 to 1e"):
+        SoftmaxRegressionCV(Cs=Cs).fit(x, y)
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_sparse_rows_and_words(k):
     x, y = points(k=k)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from softargmax.kernels import sparse_regression
 from softargmax.models import SoftmaxRegression, SoftmaxRegressionCV
@@ -154,3 +155,23 @@ def test_a_large_entry_is_named_where_it_was_in_more_features_than_rows():
     x[1, 7] = 1e150
     with pytest.raises(ValueError, match=r"row 1, column 7\b"):
         SoftmaxRegression().fit(x, np.arange(3))
+
+
+@pytest.mark.parametrize("d", [1, 3, 4])
+def test_lone_entries_that_are_zeros_are_no_entries(d):
+    zeros = sparse.csr_matrix((np.zeros(min(d, 3)), (np.arange(min(d, 3)), np.arange(min(d, 3)))), shape=(4, d))
+    assert zeros.nnz
+    fit = SoftmaxRegression().fit(zeros, [0, 1, 0, 1])
+    assert fit.converged_
+    assert not fit.coef_.any()
+    assert fit.objective_ == pytest.approx(4 * np.log(2))
+
+
+def test_wide_rows_have_the_same_bits_for_any_threads_of_blas():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((900, 2500)), rng.integers(3, size=900)
+    fits = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="blas"):
+            fits.append(SoftmaxRegression(C=0.01).fit(x, y))
+    np.testing.assert_array_equal(fits[0].coef_, fits[1].coef_)

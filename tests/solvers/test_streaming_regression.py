@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from softargmax.solvers import streaming_regression
@@ -115,22 +115,22 @@ class Forgetful(StreamingRegression):
     def update(self, X, y, w):
         last = StreamingRegression(X.shape[1], self.n_classes, C=self.C)
         last.update(X, y, w)
-        self.theta = last.theta
+        self._here, self._shift = last._here, last._shift
 
 
 class WithThePenaltyOfEachBatch(StreamingRegression):
     def update(self, X, y, w):
         super().update(X, y, w)
-        self.theta = self.theta * np.append(np.full(X.shape[1], 0.9), 1.0)
-        self._center = self.theta
+        self._here = self._here * np.append(np.full(X.shape[1], 0.9), 1.0)
+        self._center = self._here
 
 
 class Hasty(StreamingRegression):
     """Half a fit."""
 
     def _fit(self, rows):
-        before, p = self.theta, super()._fit(rows)
-        self.theta = before + 0.5 * (self.theta - before)
+        before, p = self._here, super()._fit(rows)
+        self._here = before + 0.5 * (self._here - before)
         return p
 
 
@@ -144,8 +144,8 @@ class OfOneStep(StreamingRegression):
     """Steps along the slope, of one length for all columns."""
 
     def update(self, X, y, w):
-        rows = streaming_regression._Rows(X, y, w, 1.0, self.n_classes)
-        self.theta = self.theta - 1e-3 * np.nan_to_num(rows.evaluate(self.theta)[1])
+        rows = streaming_regression._Rows(X, y, w, 1.0, self.n_classes, np.zeros(X.shape[1]))
+        self._here = self._here - 1e-3 * np.nan_to_num(rows.evaluate(self._here)[1])
 
 
 LAWS = {
@@ -226,7 +226,7 @@ def test_it_never_runs_away(batch, units):
 
 
 def test_classes_that_came_first_are_not_overruled(monkeypatch):
-    """Sorted by label: it costs much, and ten times more without a floor under the curvature of sure rows."""
+    """Sorted by label: it costs much, and three times more without a floor under the curvature of sure rows."""
     monkeypatch.setattr(streaming_regression, "_EARLY", 1000)
     p = problem(k=3, n=30000)
     order = np.argsort(p.y, kind="stable")
@@ -234,7 +234,7 @@ def test_classes_that_came_first_are_not_overruled(monkeypatch):
     cost = excess(p, streamed(p).theta)
     assert 0 < cost < 1
     monkeypatch.setattr(streaming_regression, "_SURE", 0.0)
-    assert excess(p, streamed(p).theta) > 10 * cost
+    assert excess(p, streamed(p).theta) > 3 * cost
 
 
 def test_one_class_alone_stays_finite():
@@ -334,3 +334,62 @@ def test_no_rows_change_nothing():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def clean_and_not(place, value, n=3000, seed=1):
+    """Rows of which one holds a value far out."""
+    p = problem(k=3, n=n, d=5, seed=seed)
+    p.x[place, 0] = value
+    return p
+
+
+def nll(p, theta):
+    """Of every row but the one far out."""
+    kept = np.abs(p.x[:, 0]) < 100
+    return objective(p._replace(x=p.x[kept], y=p.y[kept], w=p.w[kept], C=1e9), theta) / (1e9 * p.w[kept].sum())
+
+
+@pytest.mark.parametrize("value", [-9999.0, 99999.0])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("n", "batch", "place"), [(3000, 1000, 2500), (2100, 100, 2050), (3000, 1000, 5)])
+def test_one_row_far_out_does_not_ruin_the_others(n, batch, place, value, seed):
+    p = clean_and_not(place, value, n, seed)
+    assert nll(p, streamed(p, batch=batch).theta) == pytest.approx(nll(p, at_once(p)), rel=0.02)
+
+
+def test_steps_of_rows_far_out_that_end_halfway_are_seen(monkeypatch):
+    monkeypatch.setattr(streaming_regression, "_OPEN", np.inf)
+    p = clean_and_not(2500, 99999.0)
+    assert nll(p, streamed(p, batch=1000).theta) > 1.05 * nll(p, at_once(p))
+
+
+@pytest.mark.parametrize("offset", [1e5, 1e8, 1.7e12])
+@pytest.mark.parametrize(("k", "batch"), [(2, 6000), (2, 500), (3, 500)])
+def test_features_far_from_zero_are_as_near_ones(offset, k, batch):
+    p = problem(k=k)
+    near = streamed(p, batch=batch).theta
+    far = streamed(p._replace(x=p.x + offset), batch=batch).theta
+    rounded = (p.x + offset) - offset  # what is left of the features
+    far[:, -1] += far[:, :-1].sum(axis=1) * offset
+    wanted = objective(p, near)
+    assert objective(p._replace(x=rounded), far) == pytest.approx(wanted, rel=2e-3)
+
+
+def test_a_sparse_batch_of_a_dense_stream_is_as_a_dense_one():
+    p = problem(n=3000)
+    x = np.where(np.abs(p.x) > 1, p.x, 0.0) + 0.0
+    one, other = (StreamingRegression(8, 4) for _ in range(2))
+    for start in range(0, 3000, 500):
+        rows = slice(start, start + 500)
+        one.update(x[rows], p.y[rows], p.w[rows])
+        other.update(x[rows] if start == 0 else sparse.csr_matrix(x[rows]), p.y[rows], p.w[rows])
+    np.testing.assert_allclose(other.theta, one.theta, atol=1e-6)
+
+
+@pytest.mark.parametrize("C", [1e-15, 1e-12])
+def test_the_intercept_has_no_penalty_where_rows_count_for_little(C):
+    p = problem(k=3, n=4000, C=C)
+    y = np.where(np.arange(4000) % 10 > 1, 0, p.y)
+    theta = streamed(p._replace(y=y), batch=500).theta
+    shares = np.bincount(y, p.w, minlength=3) / p.w.sum()
+    np.testing.assert_allclose(softmax(theta[:, -1]), shares, atol=5e-3)

@@ -229,9 +229,12 @@ class SoftmaxRegression(LinearSoftmax):
                 stream = StreamingRegression(
                     rows.X.shape[1], len(rows.classes), C=float(self.C), fit_intercept=bool(self.fit_intercept)
                 )
+            else:
+                stream = stream.copy()  # a copy of this model has the same one
             stream.update(rows.X, rows.labels, rows.weights)
             self._stream, self.classes_ = stream, rows.classes
-            self.coef_, self.intercept_ = stream.theta[:, :-1].copy(), stream.theta[:, -1].copy()
+            theta = stream.theta
+            self.coef_, self.intercept_ = theta[:, :-1].copy(), theta[:, -1].copy()
             self.n_iter_ = 1
             self.objective_ = self.gap_ = np.nan
             self.converged_ = False

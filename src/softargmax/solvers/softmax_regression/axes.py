@@ -84,6 +84,8 @@ class LoneColumns:
         n_columns = sparse_regression.merge_lone_columns(
             x.data, x.indices, x.indptr, counts, len(frequent), into, share, data, indices, indptr
         )
+        if not n_columns:  # every entry is a zero
+            return None
         merged = sp.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=(n, n_columns))
         return LoneColumns(merged, into, share)
 

@@ -15,7 +15,7 @@ from softargmax.solvers.softmax_regression.problem import Problem
 from softargmax.typing import Array, Float64Array
 
 MOST_CHUNKS = 64  # of a pass; their bounds do not depend on the number of threads
-_FEW_CHUNKS = 8  # where each gives a matrix
+_FEW_CHUNKS, _MOST_ROWS = 8, 1 << 14  # where each gives a matrix; rows of one, which Ctrl-C waits for
 _BLOCK = 1 << 18  # numbers
 
 
@@ -144,7 +144,8 @@ class RowLogits:
                 add_gram(p, moments)
             return np.negative(moments, out=moments)
 
-        return _added(run, self.n, self.width, max(256, -(-self.n // _FEW_CHUNKS)))
+        rows = min(max(256, -(-self.n // _FEW_CHUNKS)), _MOST_ROWS)
+        return _added(run, self.n, self.width, rows)
 
 
 def _added(run: Callable[[int, int], Array], units: int, work: int, step: int) -> Array:

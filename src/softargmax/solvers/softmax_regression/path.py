@@ -56,7 +56,8 @@ def cross_validate(
             sums[c] = sums[c][0] + coef, sums[c][1] + intercept
     means = [(coef / len(folds), intercept / len(folds)) for coef, intercept in sums]
     if (other := lone or span) is not None:
-        means = [(other.spread(coef), intercept) for coef, intercept in means]
+        with blas_in_one_thread():
+            means = [(other.spread(coef), intercept) for coef, intercept in means]
     return nll, means, n_unfinished
 
 

@@ -233,8 +233,10 @@ class Problem(ABC):
         g = self._flat(gradient)[:, :-1]
         return 0.5 * float(np.einsum("kj,kj,j->", g, g, 1 / self.ridge, dtype=np.float64))
 
-    def gap(self, theta: Float64Array, gradient: Float64Array, hessian: Float64Array | None = None) -> float:
-        """A bound on what the loss at theta, of this gradient, exceeds its minimum by.
+    def gap(
+        self, theta: Float64Array, loss: float, gradient: Float64Array, hessian: Float64Array | None = None
+    ) -> float:
+        """A bound on what this loss at theta, of this gradient, exceeds its minimum by.
 
         Slopes of the intercepts either lose no more than they would on the way to where no row is wrong; or they end at
         the best intercepts for these coefficients, one Newton step away, which changes the gradient by a product. The
@@ -247,7 +249,9 @@ class Problem(ABC):
         here = self.logits.here
         low, high = (float(here.min()), float(here.max())) if hessian is None else self._range_of_logits(theta)
         reach = max(high, 0.0) - min(low, 0.0) + _MARGIN
-        rounded = _ROUNDING * self.shares[-self.width :]  # of sums over rows of a class
+        # of sums over rows, whose terms come to no more than the shares of their classes, nor than their loss
+        of_rows = max(0.0, loss - self._penalty(theta)) + _ROUNDING * loss
+        rounded = _ROUNDING * np.minimum(self.shares[-self.width :], of_rows)
         without_step = gap + reach * float(np.maximum(np.abs(slopes) - rounded, 0.0).sum())
         if without_step <= _HARDLY_MORE * gap:
             return without_step
@@ -281,6 +285,20 @@ class Problem(ABC):
         # curvature changes by exp(2 far) at most on the way (self-concordance of the log of a sum of exponentials)
         with_step = ((gap**0.5 + moved**0.5) ** 2 + abs(float(slopes @ step)) + left) * math.exp(2 * far)
         return min(without_step, with_step)
+
+    def rounded_off(self, gradient: Float64Array, coef: Float64Array) -> float:
+        """What the loss may rise by where intercepts of the features as given, far from 0, are rounded.
+
+        A row's loss has curvature of at most 1/2 over the logits, and the rows' weights sum to 1. Sparse features are
+        not moved before they are multiplied, so that all logits of a row are rounded so, not intercepts alone.
+        """
+        if not self.fit_intercept:
+            return 0.0
+        rounding = float((_ROUNDING * (np.abs(coef) @ np.abs(self.mean))).max())
+        if self.is_sparse:
+            return rounding
+        slopes = float(np.abs(self._flat(gradient)[:, -1]).sum())
+        return slopes * rounding + 0.25 * rounding**2
 
     def _range_of_logits(self, theta: Float64Array) -> tuple[float, float]:
         flat = np.ascontiguousarray(self._flat(theta))
@@ -339,6 +357,10 @@ class Problem(ABC):
         design[:, :-1] *= self.factor
         design[:, -1] = self.fit_intercept
         return design
+
+    def _penalty(self, theta: Any) -> float:
+        coef = self._flat(theta)[:, :-1]
+        return 0.5 * float(np.vdot(self.ridge * coef, coef))
 
     def _add_penalty(self, loss: float, gradient: Any, theta: Any) -> float:
         g, coef = self._flat(gradient), self._flat(theta)[:, :-1]

@@ -82,15 +82,16 @@ def fit_softmax_regression(
     weights : (n,) positive. start : coef and intercept of a fit that is like this one.
     Raises ValueError where `C` is infinite and the classes are separable: there is no minimum; NotFiniteError.
     """
-    if (lone := LoneColumns.of(x)) is not None:
-        start = None if start is None else (lone.gathered(start[0]), start[1])
-        fit = _fit(lone.merged, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
-        return replace(fit, coef=lone.spread(fit.coef))
-    if (span := SpanOfRows.of(x)) is not None:
-        start = None if start is None else (span.gathered(start[0]), start[1])
-        fit = _fit(span.rows, labels, weights, n_classes, C, fit_intercept, _TRUSTED, max_iter, start)
-        start = span.spread(fit.coef), fit.intercept
-    return _fit(x, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
+    with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
+        if (lone := LoneColumns.of(x)) is not None:
+            start = None if start is None else (lone.gathered(start[0]), start[1])
+            fit = _fit(lone.merged, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
+            return replace(fit, coef=lone.spread(fit.coef))
+        if (span := SpanOfRows.of(x)) is not None:
+            start = None if start is None else (span.gathered(start[0]), start[1])
+            fit = _fit(span.rows, labels, weights, n_classes, C, fit_intercept, _TRUSTED, max_iter, start)
+            start = span.spread(fit.coef), fit.intercept
+        return _fit(x, labels, weights, n_classes, C, fit_intercept, tol, max_iter, start)
 
 
 def _fit(
@@ -104,10 +105,9 @@ def _fit(
     max_iter: int,
     start: tuple[Float64Array, Float64Array] | None,
 ) -> SoftmaxRegressionFit:
-    with blas_in_one_thread(), np.errstate(all="ignore"):  # what is not finite is seen in the losses and the gap
-        problem = problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
-        theta = problem.priors() if start is None else problem.from_coef(*start)
-        return Search(problem, tol, max_iter).run(theta)
+    problem = problem_of(x, labels, weights, n_classes, C=C, fit_intercept=fit_intercept)
+    theta = problem.priors() if start is None else problem.from_coef(*start)
+    return Search(problem, tol, max_iter).run(theta)
 
 
 def problem_of(
@@ -154,8 +154,9 @@ class Search:
             problem.raise_if_any_direction_separates()
         if not np.isfinite(found.loss):
             found = self._point(problem.priors())
-        gap = found.gap if np.isfinite(found.gap) else math.inf
         coef, intercept = problem.to_coef(found.theta)
+        gap = found.gap + problem.rounded_off(found.gradient, coef)
+        gap = gap if np.isfinite(gap) else math.inf
         return SoftmaxRegressionFit(
             coef, intercept, found.loss * problem.scale, gap * problem.scale, self.n_iter,
             bool(gap <= self.tol * found.loss),
@@ -243,7 +244,7 @@ class Search:
         best = math.inf
         for step in range(_MAX_NEWTON):
             wanted = self.aim * loss
-            gap, direction = self._gap(theta, gradient, solve, wanted)
+            gap, direction = self._gap(theta, loss, gradient, solve, wanted)
             if gap <= wanted or self.n_iter >= self.max_iter or (gap > 0.5 * best and step > 2):
                 break
             best = min(best, gap)
@@ -263,7 +264,7 @@ class Search:
             problem.accept()
             self.n_iter += 1
         if gap > wanted and problem.is_penalised:
-            gap = problem.gap(theta, gradient)
+            gap = problem.gap(theta, loss, gradient)
         return _Point(theta, loss, gradient, gap)
 
     def _newton_in_float64(self, found: _Point) -> _Point:
@@ -274,7 +275,7 @@ class Search:
         while self.n_iter < self.max_iter:
             hessian = problem.hessian(here.theta)
             if problem.is_penalised:
-                here.gap = problem.gap(here.theta, here.gradient, hessian)
+                here.gap = problem.gap(here.theta, here.loss, here.gradient, hessian)
             direction = problem.solved(hessian, here.gradient)
             slope = float(np.vdot(here.gradient, direction))
             if not problem.is_penalised:
@@ -301,13 +302,13 @@ class Search:
         return _Point(theta, loss, gradient, math.inf)
 
     def _gap(
-        self, theta: Float64Array, gradient: Float64Array, solve: Any, wanted: float
+        self, theta: Float64Array, loss: float, gradient: Float64Array, solve: Any, wanted: float
     ) -> tuple[float, Float64Array | None]:
         """The gap, or less of it where that is more than wanted; and Newton's direction if it is known."""
         problem = self.problem
         if problem.is_penalised:
             over_coef = problem.gap_over_coef(gradient)
-            return (over_coef if over_coef > wanted else problem.gap(theta, gradient)), None
+            return (over_coef if over_coef > wanted else problem.gap(theta, loss, gradient)), None
         problem.raise_if_separable(theta)
         direction = self._newton_direction(gradient, solve, self._until(0.0, gradient, solve))
         problem.raise_if_separable(direction)
