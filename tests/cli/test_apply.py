@@ -66,7 +66,10 @@ def wrong_classes(tmp_path):
         (["cut.json", "preds.npz", "-o", "out.npz"], "cut.json"),
         (["empty.json", "preds.npz", "-o", "out.npz"], "empty.json"),
         (["list.json", "preds.npz", "-o", "out.npz"], "list.json"),
-        (["folder", "preds.npz", "-o", "out.npz"], "folder"),
+        (["folder", "preds.npz", "-o", "out.npz"], "folder is not a run: it has no run.json"),
+        (["folder", "new.csv", "-o", "out.npz"], "folder is not a run: it has no run.json"),
+        (["nope", "new.csv", "-o", "out.csv"], "there is no file or folder nope; give what softargmax calibrate or"),
+        (["nope.json", "new.csv", "-o", "out.csv"], "there is no file or folder nope.json"),
     ],
 )
 def test_what_cannot_be_applied(run, preds, cal, tmp_path, words, sentence):
@@ -77,6 +80,7 @@ def test_what_cannot_be_applied(run, preds, cal, tmp_path, words, sentence):
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "new.csv").write_text("a,b\n1,2\n")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     ran = run("apply", *words)
     assert (ran.code, ran.out) == (2, "")

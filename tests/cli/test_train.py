@@ -66,6 +66,26 @@ def test_figures_that_cannot_be_written_leave_a_whole_run(run, monkeypatch, tmp_
     assert read_run(tmp_path / "run").status == "complete"
 
 
+def test_ctrl_c_while_figures_are_drawn_leaves_a_whole_run(run, monkeypatch, tmp_path):
+    def interrupted(runs, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softargmax.report.save_run_figures", interrupted)
+    ran = run("train", "fashion-mnist-mini", "-o", "run", "--epochs", "1", "--batch-size", "64")
+    assert ran.code == 130
+    assert ran.err == (
+        "softargmax: interrupted; run is whole and can be used; only its figures are missing: softargmax report run "
+        "-o report.html\n"
+    )
+    assert read_run(tmp_path / "run").status == "complete"
+
+
+def test_a_run_of_images_has_a_calibrator_to_apply(run, trained):
+    ran = run("apply", trained, "new.csv", "-o", "out.csv")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith(f"{trained} is a run on images; give its calibrator, {trained}/calibrator.json\n")
+
+
 def test_a_run_goes_on_only_with_its_own_settings(run, trained):
     ran = run(
         "train", "fashion-mnist-mini", "--model", "mlp", "-o", trained, "--epochs", "6", "--seed", "2", "--resume"

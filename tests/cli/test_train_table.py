@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from softargmax.data import read_predictions
 from softargmax.data.columns import read_columns
@@ -152,6 +154,48 @@ def test_copies_are_told_to_be_counted(run, tmp_path):
     assert "they are in the same part as it\n    (intervals count each of them as a row of its own)\n" in ran.out
 
 
+def test_copies_but_for_a_number_of_the_row_are_told_to_be_that(run, tmp_path):
+    passengers(tmp_path / "t.csv", columns=("age", "sex", "lived"))
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    lines = ["rownum,age,sex,lived", *(f"{i},{line}" for i, line in enumerate(lines[1:] + lines[1:31]))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    ran = run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run")
+    assert re.search("copies: .* rows with the same features as one before, apart from `rownum`; they are in", ran.out)
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
+def test_ids_that_would_be_one_number_are_no_constant_column(run, tmp_path, file):
+    rows = {"id64": [10**18 + i % 2 for i in range(200)], "x": [i % 7 for i in range(200)], "t": [0, 1] * 100}
+    if file == "t.csv":
+        lines = [",".join(rows), *(",".join(map(str, row)) for row in zip(*rows.values(), strict=True))]
+        (tmp_path / file).write_text("\n".join(lines) + "\n")
+    else:
+        parquet.write_table(pyarrow.table(rows), tmp_path / file)
+    ran = run("train", file, "--target", "t", "-o", "run")
+    assert (ran.code, ran.out) == (2, "")
+    assert "column `id64`: got 1000000000000000000; integers beyond 2**53 are not told apart" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_minus_zero_is_the_class_zero(run, tmp_path):
+    rows = [f"{i % 7},{('-0', '0', '1')[i % 3]}" for i in range(200)]
+    (tmp_path / "t.csv").write_text("x,t\n" + "\n".join(rows) + "\n")
+    assert run("train", "t.csv", "--target", "t", "--C", "1", "-o", "run").code == 0
+    ran = run("apply", "run", "t.csv", "-o", "out.csv")
+    assert (ran.code, ran.err) == (0, "")
+    assert (tmp_path / "out.csv").read_text().splitlines()[0].split(",")[1:] == ["0", "1"]
+
+
+def test_numbers_of_any_size_raise_no_warning(tmp_path):
+    x = [(-1) ** (i // 3) * 1e308 for i in range(200)]
+    passengers(tmp_path / "t.csv", columns=("age", "x", "lived"), x=x)
+    result = subprocess.run(
+        [sys.executable, "-c", MAIN, "train", "t.csv", "--target", "lived", "--C", "1", "-o", "run"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_a_disk_that_is_full_of_figures_leaves_a_whole_run(tmp_path):
     """Files of more than 25 kB cannot be written: those of the run are smaller, and figures are not."""
     passengers(tmp_path / "t.csv")
@@ -223,6 +267,22 @@ def test_ctrl_c_leaves_no_run(tmp_path):
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (128 + signal.SIGINT, "softargmax: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("name", ["save_table_figures", "table_story"])
+def test_ctrl_c_once_the_run_is_there_says_that_it_is_whole(run, tmp_path, monkeypatch, name):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    passengers(tmp_path / "t.csv")
+    monkeypatch.setattr(f"softargmax.report.{name}", interrupted)
+    ran = run("train", "t.csv", "--target", "lived", "--C", "1", "-o", "run")
+    assert (ran.code, ran.err) == (
+        130,
+        "softargmax: interrupted; run is whole and can be used; only its figures are missing: softargmax report run "
+        "-o report.html\n",
+    )
+    assert read_table_run("run").class_names == ("no", "yes")
 
 
 def test_names_from_the_file_do_not_move_the_terminal(run, tmp_path):
@@ -425,6 +485,21 @@ def test_a_report_is_written_over_nothing_that_is_no_page(run, trained, tmp_path
         assert (ran.code, ran.out) == (2, "")
         assert re.search("is the file that is read|give -o a name that ends in .html", ran.err)
         assert (output.read_bytes() if output.exists() else None) == before
+
+
+@pytest.mark.parametrize("through", ["{}", "link.npz"])
+def test_apply_writes_over_no_file_of_the_run(run, trained, tmp_path, through):
+    folder, _ = trained
+    passengers(tmp_path / "new.csv", n=5)
+    (tmp_path / "link.npz").symlink_to(folder / "test.npz")
+    before = (folder / "test.npz").read_bytes()
+    output = through.format(folder / "test.npz")
+    ran = run("apply", folder, "new.csv", "-o", output)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        f"softargmax: error: -o {output} is the file that is read ({folder / 'test.npz'}); give it another name\n"
+    )
+    assert (folder / "test.npz").read_bytes() == before
 
 
 def test_a_page_that_is_a_link_to_what_is_read_is_refused(run, trained):

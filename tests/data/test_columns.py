@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -65,6 +66,15 @@ def test_marks_of_what_is_missing(tmp_path, mark):
     found = read_columns(written(tmp_path / "t.csv", f"a,b,c\n1,x,1\n{mark}, {mark} ,2\n"))
     assert same(found.columns["a"], [1, math.nan])
     assert same(found.columns["b"], ["x", None])
+
+
+@pytest.mark.parametrize("cell", ["NAN", "Nan", "nan(1)", "INF", "iNf"])
+@pytest.mark.parametrize("other", ["2", "+2", " 2", "NA"])  # arrow takes the first of them alone for a number
+def test_other_spellings_are_text_whatever_the_other_cells_are(tmp_path, cell, other):
+    file = written(tmp_path / "t.csv", f"a,b\n1,x\n{cell},x\n{other},x\n")
+    assert same(read_columns(file).columns["a"], ["1", cell, None if other == "NA" else other.strip()])
+    with pytest.raises(ValueError, match=re.escape(f"line 3, column `a`: got `{cell}`; wanted a number")):
+        read_columns(file, {"a": "number"})
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
@@ -163,6 +173,29 @@ def test_quoted_tabs_and_line_breaks_are_in_the_cell(tmp_path):
     assert [found.place(row) for row in range(3)] == ["line 2", "line 3", "line 5"]
 
 
+def test_one_column_is_the_same_between_tabs_and_commas(tmp_path):
+    content = 'a\n"u\nv"\nw\n"x ""y"""\n'
+    for suffix in (".csv", ".tsv"):
+        found = read_columns(written(tmp_path / f"t{suffix}", content), {"a": "text"})
+        assert same(found.columns["a"], ["u\nv", "w", 'x "y"'])
+        assert found.places.tolist() == [2, 4, 5]
+
+
+def test_cells_that_begin_and_end_with_quotes_are_read_as_they_were(tmp_path):
+    """Marks inside a line close nothing: neither an inch, nor a quoted word that begins a cell."""
+    found = read_columns(written(tmp_path / "t.csv", 'a,b\n5" pipe,"u\nv"\n"The" film,"u\r\n""v"""\n'))
+    assert same(found.columns["a"], ['5" pipe', "The film"])
+    assert same(found.columns["b"], ["u\nv", 'u\r\n"v"'])
+
+
+@pytest.mark.parametrize("last", ["", "\r"])
+def test_line_ends_of_old_macs(tmp_path, last):
+    found = read_columns(written(tmp_path / "t.csv", f'a,b\r1,"x\ry"\r2,z{last}'))
+    assert same(found.columns["a"], [1, 2])
+    assert same(found.columns["b"], ["x\ny", "z"])
+    assert found.places.tolist() == [2, 4]
+
+
 def test_quotation_marks_in_names_are_no_line_breaks(tmp_path):
     found = read_columns(written(tmp_path / "t.csv", '"a","b, c",5" pipe,"say ""d"""\r\n1,2,3,4\r\n'))
     assert list(found.columns) == ["a", "b, c", '5" pipe', 'say "d"']
@@ -241,8 +274,36 @@ WRONG = {
     "no name": ("t.csv", ",b\n1,2\n", "line 1: column 1 has no name"),
     "twice": ("t.csv", "a,a\n1,2\n", "two columns are named `a`"),
     "not UTF-8": ("t.csv", b"a,b\nx,1\n\xff,2\n", "t.csv, line 3: it is not UTF-8 text"),
-    "ragged": ("t.csv", 'a,b\n"x\ny\nz",1\nu\n', "t.csv, line 5: it has 1 cells; the header has 2 columns"),
-    "open quote": ("t.csv", 'a,b\nu,1\n"x,1\ny,2\n', r"line 3: it has 1 cells; .* \(is a quote left open\?\)"),
+    "ragged": ("t.csv", 'a,b\n"x\ny\nz",1\nu\n', "t.csv, line 5: it has 1 cell; the header has 2 columns"),
+    "open quote": ("t.csv", 'a,b\nu,1\n"x,1\ny,2\n', r"line 3: it has 1 cell; .* \(is a quote left open\?\)"),
+    "open quote in the last column": (
+        "t.csv", 'a,b\n"x\ny","u\nv"\n"p\nq","good\nq,r\n',
+        "t.csv, line 6, column `b`: a quote is left open, and the cell runs on to the end of the file; end the cell",
+    ),
+    "open quote after an inch": ("t.csv", 'a,b\n5" pipe,x\np,"good\nq,r\n', "line 3, column `b`: a quote is left open"),
+    "open quote in the last line": ("t.csv", 'a,b\np,"good', "line 2, column `b`: a quote is left open"),
+    "open quote, one column": ("t.tsv", 'a\n"good\nq\n', "t.tsv, line 2, column `a`: a quote is left open"),
+    "open quote between tabs": ("t.tsv", 'a\tb\n"x\ty"\t1\np\t"good\nq\tr\n', "line 3, column `b`: a quote is left"),
+    "open quote until the next": (
+        "t.csv", 'a,b\n"x\ny","u\nv"\np,"good\nq,"nice"\nr,s\n',
+        "line 5, column `b`: a quote is left open, and the cell runs on to line 6; end the cell with a quotation mark",
+    ),
+    "open quote, bare carriage returns": (
+        "t.csv", b'a,b\np,q\rr,"u\rv"\r\ns,"good\nq,r\n', "line 5, column `b`: a quote is left open",
+    ),
+    "too many cells": ("t.csv", "a\n1\n1,2\n", "line 3: it has 2 cells; the header has 1 column$"),
+    "no rows, no line end": ("t.csv", "a,t", "t.csv has no rows; wanted a row for each example"),
+    "carriage return in the header": ("t.csv", "a,b\r1,x\n2,y\n", r"line 1: it has a carriage return \(\\r\) in it"),
+    "a long first line": ("t.csv", "a" * 200_000 + ",b\n1,2\n", "line 1: a cell has more than 131,072 characters"),
+    "a break in a name after a BOM": ("t.csv", '\ufeff"u\nv",b\n1,2\n', "line 1: a column name has a line break in it"),
+    "thousands": (
+        "t.csv", 'a,b\n12,x\n"1,937",y\n"8,028.00",z\n',
+        "line 3, column `a`: got `1,937`, and 1 .* numbers; leave out the commas that separate thousands, 1937$",
+    ),
+    "no thousands": (
+        "t.csv", 'a,b\n"1,937",x\n"2,5",y\n', "got `1,937`; write it with a decimal point, and no commas",
+    ),
+    "less than a thousand": ("t.csv", 'a,b\n"0,125",x\n', "got `0,125`; write it with a decimal point, and no commas"),
     "blank line": ("t.csv", 'a,b\n"x\ny",1\n\nz,2\n', "t.csv, line 4: it is blank; delete the line"),
     "nearly numbers": (
         "t.csv",
@@ -326,6 +387,13 @@ def test_every_kind_of_file_is_the_same_table(tmp_path):
     for suffix in TABLE_FILES:
         found = read_columns(tmp_path / f"t{suffix}")
         np.testing.assert_array_equal(np.column_stack(list(found.columns.values())), numbers)
+
+
+def test_a_row_that_fits_into_no_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tables, "_BLOCK", 1 << 20)
+    file = written(tmp_path / "t.csv", 'a,b\np,"good\n' + "q,r\n" * (1 << 19))
+    with pytest.raises(ValueError, match=r"it has a row of more than 1 MiB.*\(is a quote left open\?\)"):
+        read_columns(file)
 
 
 def test_a_block_of_arrow_ends_in_no_cell(tmp_path, monkeypatch):

@@ -30,7 +30,8 @@ from softargmax.training.parts import PARTS, folds_of, split, twins_of
 from softargmax.training.run import INDEX, KEYS
 from softargmax.training.table import FILES, TableSettings, read_table_run, train_table
 
-pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def columns(**of):
@@ -110,6 +111,9 @@ def test_the_seed_decides_the_parts():
 def test_classes_are_in_order():
     labels, names = labels_of(columns(y=[10, 9, 10, -1]), "y")
     assert (names, labels.tolist()) == (("-1", "9", "10"), [2, 1, 2, 0])
+    for zeros in ([-0.0, 0.0, 1.0], [0.0, -0.0, 1.0]):
+        labels, names = labels_of(columns(y=zeros), "y")
+        assert (names, labels.tolist()) == (("0", "1"), [0, 0, 1])
     labels, names = labels_of(columns(y=["b", "a", "10"]), "y")
     assert (names, labels.tolist()) == (("10", "a", "b"), [2, 1, 0])
 
@@ -120,7 +124,11 @@ def test_classes_are_in_order():
         (["a", "b", None, "a", None], "t.csv, line 4, column `y`: this row and 1 more have no label; write one, or"),
         ([1, math.nan, 2], "t.csv, line 3, column `y`: this row has no label"),
         ([1, 2, 2.5], "t.csv, line 4, column `y`: got 2.5; wanted classes, which are text or integers"),
-        ([1, 2**53, 2**53 + 1], "line 3, column `y`: got 9007199254740992; integers beyond 2**53 are not told apart"),
+        (
+            [1, 2**53, 2**53 + 1],
+            "line 3, column `y`: got 9007199254740992; integers beyond 2**53 are not told apart; "
+            "write the classes as text, with a letter before the digits",
+        ),
         (["a", "a"], "t.csv, column `y`: every row is of the class `a`; wanted two"),
     ],
 )
@@ -144,6 +152,72 @@ def test_columns_that_say_nothing_are_known():
         "number": "number", "row": "number", "year": "number", "note": "text", "shuffled": "number", "income": "number",
     }  # fmt: skip
     assert [name for name in of.columns if counts_rows(of.columns[name])] == ["row", "shuffled"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_any_size_are_no_numbers_of_the_row():
+    assert not counts_rows(np.array([1e308, -1e308] * 3))
+    assert counts_rows(np.array([-1e308, 0, 1e308]))
+
+
+def stored(path, cells):
+    """A table of one feature `id`, as `cells` are of a kind, and the class `y`."""
+    classes = [i % 2 for i in range(len(cells))]
+    if path.suffix == ".csv":
+        path.write_text("id,y\n" + "".join(f"{cell},{k}\n" for cell, k in zip(cells, classes, strict=True)))
+    elif path.suffix == ".parquet":
+        parquet.write_table(pyarrow.table({"id": cells, "y": classes}), path)
+    else:
+        np.savez(path, X=np.array(cells)[:, None], y=classes)
+    return read_columns(path)
+
+
+IDS = [10**18 + i % 2 for i in range(10)]  # in float64 they are one number
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "where"),
+    [
+        ("t.csv", IDS, "t.csv, line 2, column `id`: got 1000000000000000000"),
+        ("t.csv", ["1e20", "", 5, *IDS], "t.csv, line 5, column `id`: got 1000000000000000000"),
+        ("t.csv", [2**53 - 1, -(2**53)], "t.csv, line 3, column `id`: got -9007199254740992"),
+        ("t.csv", [8 * 10**19 + i for i in range(9)], "t.csv, line 2, column `id`: got 80000000000000000000"),
+        ("t.parquet", [1, *IDS], "t.parquet, row 1, column `id`: got 1000000000000000000"),
+        ("t.parquet", [None, IDS[1]], "t.parquet, row 1, column `id`: got 1000000000000000001"),
+        ("t.parquet", [str(cell) for cell in IDS], "t.parquet, row 0, column `id`: got 1000000000000000000"),
+        ("t.npz", IDS[1:], "t.npz, row 0, column `x0`: got 1000000000000000001"),
+    ],
+)
+def test_integers_that_would_be_one_are_refused(tmp_path, name, cells, where):
+    table = stored(tmp_path / name, cells)
+    with pytest.raises(ValueError) as caught:
+        kinds_of(table, "y", ())
+    assert str(caught.value) == (
+        f"{tmp_path}/{where}; integers beyond 2**53 are not told apart as numbers; leave the column out, or write them "
+        "as text, with a letter before the digits"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("t.csv", [1e20, 2e300, 1.0]),
+        ("t.csv", [1e17, 3e18, 9.1e15]),
+        ("t.csv", ["1000000000000000001", "0.5"]),
+        ("t.csv", [2**53 - 1, 1 - 2**53]),
+        ("t.parquet", [1e17, 3e18, None]),
+        ("t.npz", [1e17, 3e18]),
+    ],
+)
+def test_large_numbers_are_numbers(tmp_path, name, cells):
+    table = stored(tmp_path / name, cells)
+    assert list(kinds_of(table, "y", ()).values()) == ["number"]
+
+
+def test_the_way_out_for_long_integers_is_one(tmp_path):
+    assert kinds_of(stored(tmp_path / "t.csv", [f"n{cell}" for cell in IDS]), "y", ()) == {"id": "category"}
+    table = stored(tmp_path / "u.csv", IDS)
+    assert kinds_of(table, "id", ()) == {"y": "number"}  # the target has a sentence of its own
 
 
 # ---- the whole of it ----

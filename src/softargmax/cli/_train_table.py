@@ -37,15 +37,15 @@ def train_on_table(output: Path, settings: TableSettings) -> TableRun:
         run = train_table(output, settings, at_found=at_found)
     finally:
         waiting.stop()
-    story = table_story(run)
-    print(_chosen(run))
-    print()
-    _show.table(story)
-    print()
-    Console().print(coefficient_table(run))
-    print()
-    _show.notes(story)
     with run_is_whole(output):
+        story = table_story(run)
+        print(_chosen(run))
+        print()
+        _show.table(story)
+        print()
+        Console().print(coefficient_table(run))
+        print()
+        _show.notes(story)
         save_table_figures(run, output / FIGURES)
     print(f"wrote {output}; next: softargmax predict {output} NEW.csv, softargmax report {output} -o report.html")
     return run
@@ -82,6 +82,8 @@ def _found(
         lines.append(f"  missing: {', '.join(cells[:12])}{more}")
     if findings.n_duplicates:
         copies = f"{count(findings.n_duplicates, 'row')} with the same features as one before"
+        if findings.like_ids:
+            copies += f", apart from {listed([plain(name) for name in findings.like_ids])}"
         across = "they are in the same part as it"
         if findings.n_across:
             across = f"most rows have copies, and {findings.n_across:,} of those held back have one to train on"

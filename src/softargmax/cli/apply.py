@@ -43,17 +43,22 @@ def apply(
 
     from softargmax.cli._predict_table import apply_to_table, is_table_run
     from softargmax.data import Predictions, row_batches, writable_kind, write_batches
+    from softargmax.training.run import CALIBRATOR, run_kind
 
     if preds.suffix.lower() == ".json":
         raise ValueError(f"{preds} is no file of predictions; the order is CAL.json PREDS, as in apply {preds} {cal}")
     writable_kind(output)
-    _arguments.check_output(output, [preds, cal])
+    _arguments.check_output(output, [preds, cal, *cal.glob("*")])  # of a run its files are read
+    if not cal.exists():
+        raise ValueError(f"there is no file or folder {cal}; give what softargmax calibrate or train wrote")
     if is_table_run(cal):
         flags = {"--labels": labels, "--logits": logits, "--log-probs": log_probs, "--probs": probs}
         if option := next((name for name, given in flags.items() if given), None):
             raise ValueError(f"{option} goes with predictions, and {preds} is a table for the run {cal}; leave it out")
         apply_to_table(cal, preds, output)
         return
+    if cal.is_dir():
+        raise ValueError(f"{cal} is a run on {run_kind(cal)}; give its calibrator, {cal / CALIBRATOR}")
     found = _arguments.predictions(preds, labels, logits, log_probs, probs, need_labels=False)
     calibrator = _arguments.calibrator(cal, found)
     n, k = found.scores.shape

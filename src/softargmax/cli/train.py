@@ -173,12 +173,16 @@ def trained(folder: Path, settings: Settings, *, data_dir: Path | None = None, r
 
 @contextlib.contextmanager
 def run_is_whole(folder: Path) -> Iterator[None]:
-    """Say so where its figures cannot be written: training again would be for nothing."""
+    """Say so where its figures cannot be written, or are not waited for: training again would be for nothing."""
     try:
         yield
     except (OSError, ValueError) as error:
         why = str(error).partition(";")[0]
         raise ValueError(f"{folder} is whole and can be used; only its figures are missing: {why}") from None
+    except KeyboardInterrupt:
+        said = f"{folder} is whole and can be used; only its figures are missing"
+        print(f"softargmax: interrupted; {said}: softargmax report {folder} -o report.html", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _line(number: int, of: int, epoch: Epoch) -> str:

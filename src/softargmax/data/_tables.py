@@ -17,6 +17,7 @@ from softargmax.typing import Array, IntArray
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 NO_CLASS = ("label", "labels", "id", "idx", "index", "row", "pred", "prediction", "predicted", "target")
+_BLOCK = 1 << 26  # bytes
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE)
 
 
@@ -29,7 +30,7 @@ def header(
         line = first[0].decode("utf-8-sig") if first else ""
     except UnicodeDecodeError:
         raise ValueError(f"{file}, line 1: it is not UTF-8 text; save the table as CSV in UTF-8") from None
-    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    names = [name.strip() for name in header_cells(file, line, separator)]
     if not any(names):
         raise ValueError(f"{file}, line 1: it is blank; wanted a header: {wanted}")
     for mark in SEPARATORS:
@@ -47,6 +48,17 @@ def header(
             raise ValueError(f"{file}, line 1: two columns are named `{name}`; every column needs its own name")
         seen.add(name)
     return names
+
+
+def header_cells(file: Path, line: str, separator: str) -> list[str]:
+    """The cells of line 1, which the caller has made one line."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:  # its limit on a cell
+        raise ValueError(
+            f"{file}, line 1: a cell has more than {csv.field_size_limit():,} characters (is a quote left open?); "
+            "write a header of short names"
+        ) from None
 
 
 def class_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -88,21 +100,70 @@ def columns(file: Path, content: bytes, names: list[str], wanted: dict[str, type
 def texts(file: Path, content: bytes, names: list[str], separator: str) -> tuple[list[Any], IntArray]:
     """Every column as a pyarrow array of text, each cell as it stands there; and the line on which each row begins.
 
-    Tab-separated lines that all have the header's number of tabs are taken at their word: there a quotation mark that
-    opens a cell and never closes it is a mark of the text.
+    Tab-separated lines that all have the header's number of tabs, one at least, are taken at their word: there a
+    quotation mark that opens a cell and never closes it is a mark of the text. Anywhere else it is an error.
     """
     pyarrow, _ = arrow_for("csv")
     types = {name: pyarrow.string() for name in names}
     options: dict[str, Any] = {"delimiter": separator, "newlines_in_values": True}
-    plain = separator == "\t" and all(line.count(b"\t") == len(names) - 1 for line in content.splitlines())
+    tabs = len(names) - 1  # where there are none, a line may as well be part of a cell
+    plain = separator == "\t" and tabs > 0 and all(line.count(b"\t") == tabs for line in content.splitlines())
     if plain:
         options["quote_char"] = False
     try:
         table = _parse(file, content, names, types, **options)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(_unreadable(file, content, error)) from None
-    columns = [column.combine_chunks() for column in table.columns]
-    return [_unquoted(column) for column in columns] if plain else columns, _lines(table)
+    columns, breaks = [column.combine_chunks() for column in table.columns], _breaks(table, content)
+    lines: IntArray = 2 + np.arange(len(breaks)) + np.cumsum(breaks) - breaks
+    if plain:
+        return [_unquoted(column) for column in columns], lines
+    _check_quotes(file, content, names, separator, lines, breaks)
+    return columns, lines
+
+
+def _check_quotes(
+    file: Path, content: bytes, names: list[str], separator: str, lines: IntArray, breaks: IntArray
+) -> None:
+    """Refuse cells of several lines that no quote ends: arrow reads on, to the next one or the end of the file."""
+    rows = np.flatnonzero(breaks)
+    if not len(rows):
+        return
+    mark = separator.encode()
+    ended = b'"(?:[^"]++|"")*+"(?=[%b\r\n])' % mark
+    one_line = b'(?:"(?:[^"\r\n]++|"")*+"|(?!"))[^%b\r\n]*+' % mark
+    right = re.compile(b"(?>(?>%b|%b)[%b\r\n]){%d}" % (ended, one_line, mark, len(names)))
+    starts = _line_starts(content)[lines[rows] - 1]
+    for row, start in zip(rows.tolist(), starts.tolist(), strict=True):
+        if not right.match(content, start):
+            found = _open_quote(content, names, mark, int(lines[row]), start)
+            raise ValueError(f"{file}, {found}; end the cell with a quotation mark, or take out the one that begins it")
+
+
+def _open_quote(content: bytes, names: list[str], mark: bytes, line: int, start: int) -> str:
+    """Of the row that begins there, which cell it is that no quote ends."""
+    cell = re.compile(rb'("(?:[^"]++|"")*+)?("?)([^%b\r\n]*)[%b\r\n]?' % (mark, mark))
+    for name, found in zip(names, cell.finditer(content, start), strict=False):
+        quoted, end, after = found.groups(b"")
+        within = quoted.count(b"\n") + quoted.count(b"\r") - quoted.count(b"\r\n")
+        if within and (after or not end):
+            until = f"line {line + within}" if end else "the end of the file"
+            return f"line {line}, column `{name}`: a quote is left open, and the cell runs on to {until}"
+        line += within
+    return f"line {line}: a quote is left open"
+
+
+def _line_starts(content: bytes) -> IntArray:
+    """Where each line begins, as arrow has them: after \\n, \\r\\n or \\r."""
+    data = np.frombuffer(content, np.uint8)
+    ends = data == ord("\n")
+    if _has_lone_returns(content):
+        ends[:-1] |= (data[:-1] == ord("\r")) & ~ends[1:]
+    return np.concatenate([[0], np.flatnonzero(ends) + 1])
+
+
+def _has_lone_returns(content: bytes) -> bool:
+    return b"\r" in content and content.count(b"\r") > content.count(b"\r\n")
 
 
 def _unquoted(column: Any) -> Any:
@@ -114,18 +175,17 @@ def _unquoted(column: Any) -> Any:
     return compute.if_else(quoted, inner, column)
 
 
-def _lines(table: Any) -> IntArray:
-    breaks = _breaks(table)
-    return 2 + np.arange(len(breaks)) + np.cumsum(breaks) - breaks
-
-
-def _breaks(table: Any) -> IntArray:
+def _breaks(table: Any, content: bytes) -> IntArray:
     """Line breaks inside the cells of each row."""
     from pyarrow import compute
 
     breaks = np.zeros(len(table), np.int64)
+    if b'"' not in content:
+        return breaks
+    signs = {"\n": 1, "\r": 1, "\r\n": -1} if _has_lone_returns(content) else {"\n": 1}
     for column in table.columns:
-        breaks += compute.count_substring(column, "\n").to_numpy()
+        for end, sign in signs.items():
+            breaks += sign * compute.count_substring(column, end).to_numpy()
     return breaks
 
 
@@ -135,6 +195,9 @@ def _unreadable(file: Path, content: bytes, error: Exception) -> str:
     except UnicodeDecodeError as found:
         line = content.count(b"\n", 0, found.start) + 1
         return f"{file}, line {line}: it is not UTF-8 text; save the table in UTF-8"
+    if "straddling" in str(error):
+        size = f"{_BLOCK >> 20} MiB"
+        return f"{file}: it has a row of more than {size}, and rows may have {size} (is a quote left open?); split it"
     return f"{file}: it cannot be read as a table: {error}"
 
 
@@ -162,9 +225,14 @@ def _parse(file: Path, content: bytes, names: list[str], types: dict[str, Any], 
     row = ragged[0]
     as_text = dict.fromkeys(names, pyarrow.string())
     before = _read(content, names, as_text, lambda row: "skip", options)[: row.number - 2]  # rows, of a line or more
-    line = row.number + sum(_breaks(before).tolist())
-    columns = f"{row.expected_columns} columns{' (is a quote left open?)' if chr(10) in row.text else ''}"
-    raise ValueError(f"{file}, line {line}: it has {row.actual_columns} cells; the header has {columns}")
+    line = row.number + sum(_breaks(before, content).tolist())
+    cells, columns = _counted(row.actual_columns, "cell"), _counted(row.expected_columns, "column")
+    doubt = " (is a quote left open?)" if "\n" in row.text else ""
+    raise ValueError(f"{file}, line {line}: it has {cells}; the header has {columns}{doubt}")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def _read(content: bytes, names: list[str], types: dict[str, Any], ragged: Any, options: dict[str, Any]) -> Any:
@@ -172,7 +240,7 @@ def _read(content: bytes, names: list[str], types: dict[str, Any], ragged: Any, 
     return arrow.read_csv(
         pyarrow.BufferReader(content),
         # one thread: only then are rows counted, and errors the same each time; a row must fit into a block
-        read_options=arrow.ReadOptions(use_threads=False, block_size=1 << 26, column_names=names, skip_rows=1),
+        read_options=arrow.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=names, skip_rows=1),
         parse_options=arrow.ParseOptions(invalid_row_handler=ragged, ignore_empty_lines=False, **options),
         convert_options=arrow.ConvertOptions(
             column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False

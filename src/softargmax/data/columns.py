@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import os
 import re
@@ -27,6 +26,7 @@ MOSTLY = 0.9  # of the cells of a column: then the others are mistakes, and not 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(inf|infinity|Inf|Infinity)$"
 _CODE = r"^\s*[+-]?0\d+(\.\d*)?([eE][+-]?\d+)?\s*$"  # a number that would lose a zero
 _WITH_COMMAS = r"^[+-]?\d[\d.]*(,\d+)+(\.\d*)?$"
+_THOUSANDS = r"^[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$"
 _PER_CENT = r"^[+-]?(\d+\.?\d*|\.\d+)\s*%$"
 _BLANK_FIRST = re.compile(rb'(\xef\xbb\xbf)?[ ]*("[ ]*")?[ ]*[,\t]')
 
@@ -121,7 +121,7 @@ _Cells = tuple[dict[str, Any], str, IntArray]
 
 
 def _from_text(file: Path, kinds: Mapping[str, ColumnKind | None]) -> _Cells:
-    content = file.read_bytes()
+    content = _with_line_ends(file.read_bytes())
     if not content.strip():
         raise ValueError(f"{file} holds only blanks; write it again")
     separator = "\t" if file.suffix.lower() == ".tsv" else ","
@@ -130,9 +130,7 @@ def _from_text(file: Path, kinds: Mapping[str, ColumnKind | None]) -> _Cells:
             f"{file}, line 1: column 1 has no name; if it is an index that pandas wrote, write the table with "
             "to_csv(..., index=False), else give the column a name"
         )
-    first_line = content.split(b"\n", 1)[0].decode(errors="replace") + "\n"
-    if "".join(next(csv.reader([first_line], delimiter=separator))).endswith("\n"):  # in quotation marks
-        raise ValueError(f"{file}, line 1: a column name has a line break in it; write each name in one line")
+    _check_first_line(file, content, separator)
     names = _tables.header(file, content, separator, "the name of each column")
     columns, lines = _tables.texts(file, content, names, separator)
     blank = np.full(len(lines), len(names) > 1)
@@ -143,6 +141,24 @@ def _from_text(file: Path, kinds: Mapping[str, ColumnKind | None]) -> _Cells:
     if blank.any():
         raise ValueError(f"{file}, line {lines[int(np.argmax(blank))]}: it is blank; delete the line")
     return dict(zip(names, columns, strict=True)), "line", lines
+
+
+def _with_line_ends(content: bytes) -> bytes:
+    """With a line end after the last line, and those of old Macs, \\r alone, as \\n."""
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    return content if content.endswith(b"\n") else content + b"\n"
+
+
+def _check_first_line(file: Path, content: bytes, separator: str) -> None:
+    line = content[: content.index(b"\n")].decode("utf-8-sig", errors="replace").removesuffix("\r")
+    if "\r" in line:
+        raise ValueError(
+            f"{file}, line 1: it has a carriage return (\\r) in it, and other lines end in \\n; end all lines alike, "
+            "and write each name in one line"
+        )
+    if "".join(_tables.header_cells(file, line + "\n", separator)).endswith("\n"):  # in quotation marks
+        raise ValueError(f"{file}, line 1: a column name has a line break in it; write each name in one line")
 
 
 def _is_blank(column: Any) -> BoolArray:
@@ -252,12 +268,22 @@ def _values(found: Columns, name: str, cells: Any, kind: ColumnKind | None) -> A
         return _text(compute.if_else(compute.equal(compute.utf8_trim_whitespace(cells), ""), None, cells))
     if kind != "category":
         with contextlib.suppress(ArrowInvalid):  # numbers throughout: several times faster than to ask each cell first
-            return _finite(found, name, compute.cast(cells, float64()))
+            values = compute.cast(cells, float64())
+            if _are_spelled(cells.filter(compute.invert(compute.is_finite(values)))):
+                return _finite(found, name, values)
     trimmed = compute.utf8_trim_whitespace(cells)
     present = compute.if_else(compute.is_in(trimmed, _array(MISSING)), None, trimmed)
     if kind == "category" or (kind is None and not _is_number(found, name, present)):
         return _text(present)
     return _numbers(found, name, present)
+
+
+def _are_spelled(cells: Any) -> bool:
+    """Whether cells that arrow takes for infinite or no number are: it knows more spellings, such as NAN and nan(1)."""
+    from pyarrow import compute
+
+    known = compute.or_(compute.is_in(cells, _array(MISSING)), compute.match_substring_regex(cells, _NUMBER))
+    return bool(compute.all(known, min_count=0).as_py())
 
 
 def _is_number(found: Columns, name: str, present: Any) -> bool:
@@ -276,11 +302,20 @@ def _is_number(found: Columns, name: str, present: Any) -> bool:
     row = compute.index(numbers, False).as_py()
     advice = "leave the cell empty if it is missing"
     if with_commas[row].as_py():
-        advice = "write it with a decimal point, and no commas"
+        advice = _without_commas(present[row].as_py(), present.filter(with_commas))
     elif per_cent[row].as_py():
         advice = "write it without the per cent sign, all cells of the column alike"
     others = f", and {n_numbers:,} of the column's {n:,} cells are numbers" if n_numbers else ""
     raise ValueError(f"{found.where(row, name)}: got {_tables.shown(present[row].as_py())}{others}; {advice}")
+
+
+def _without_commas(cell: str, cells: Any) -> str:
+    """What to write for `cell`: the commas of a column separate thousands if all its `cells` with commas look so."""
+    from pyarrow import compute
+
+    if compute.all(compute.match_substring_regex(cells, _THOUSANDS)).as_py():
+        return f"leave out the commas that separate thousands, {cell.replace(',', '')}"
+    return "write it with a decimal point, and no commas"
 
 
 def _numbers(found: Columns, name: str, present: Any) -> Array:
@@ -317,11 +352,11 @@ def _as_text(value: float | None) -> str | None:
 def whole(cell: str) -> str:
     """`1` of `1`, `1.0` and `+1e0`: what an integer is called, however it is written; anything else as it stands.
 
-    >>> [whole(cell) for cell in ("1.0", "-2", "1.5", "01", "one")]
-    ['1', '-2', '1.5', '01', 'one']
+    >>> [whole(cell) for cell in ("1.0", "-2", "-0", "1.5", "01", "one")]
+    ['1', '-2', '0', '1.5', '01', 'one']
     """
     is_integer = re.match(_NUMBER, cell) and not re.match(_CODE, cell) and float(cell).is_integer()
-    return f"{float(cell):.0f}" if is_integer else cell
+    return f"{float(cell) + 0.0:.0f}" if is_integer else cell
 
 
 def _array(values: Sequence[str | None]) -> Any:

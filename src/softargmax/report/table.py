@@ -63,7 +63,7 @@ PENALTY = "The smaller C, the closer to 0 the coefficients are held."
 MOST = 20  # classes or columns in a table of findings
 NAMES = 10  # columns in a sentence
 KINDS = {"number": "numbers", "category": "categories", "text": "text"}
-LEFT_OUT = {"constant": "all rows have the same value", "id": "no two rows have the same value"}
+LEFT_OUT = {"constant": "all rows have the same value", "id": "hardly a value comes twice"}
 
 
 def table_story(run: TableRun) -> Story:
@@ -86,9 +86,10 @@ def _notes(run: TableRun) -> Iterable[str]:
             "Some of the fits that C was chosen by did not converge: another C may be the better one. Give one by --C."
         )
     if found.n_across:
+        apart = f", apart from {_listed(found.like_ids)}," if found.like_ids else ""
         yield (
-            f"{count(found.n_across, 'row')} of the calibration and test parts have the same features as a row the "
-            "model was fitted to, which flatters the numbers."
+            f"{count(found.n_across, 'row')} of the calibration and test parts have the same features{apart} as a row "
+            "the model was fitted to, which flatters the numbers."
         )
     if found.like_ids:
         yield (
@@ -234,7 +235,9 @@ def _columns(run: TableRun) -> str:
 def _twins(run: TableRun) -> str:
     if not run.findings.n_duplicates:
         return "No two rows agree in all features."
-    said = f"Rows that agree in all features with a row before: {run.findings.n_duplicates:,};"
+    ids = run.findings.like_ids
+    apart = f", apart from {', '.join(map(_name, ids[:NAMES]))}{_more(ids)}," if ids else ""
+    said = f"Rows that agree in all features{apart} with a row before: {run.findings.n_duplicates:,};"
     counted = "Intervals and p count each as a row of its own, and are surer than they should be."
     if run.findings.n_across:
         across = "rows of the calibration and test parts that agree with a training row"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from softargmax.data._arrays import listed
-from softargmax.data.columns import Columns
+from softargmax.data import _tables
+from softargmax.data._arrays import listed, read_npz
+from softargmax.data.columns import INPUTS, LABELS, Columns, read_columns
 from softargmax.training.parts import FEWEST
 from softargmax.typing import Array, BoolArray, IntArray
 
@@ -53,6 +57,8 @@ def labels_of(table: Columns, target: str) -> tuple[IntArray, tuple[str, ...]]:
     where the name of one has a line break: no header of a .csv could hold it.
     """
     values = table.columns[target]
+    if values.dtype.kind == "f":
+        values = values + 0.0  # -0 is the class 0
     if (missing := is_missing(values)).any():
         n, first = int(missing.sum()), int(np.argmax(missing))
         rows = "this row has no label" if n == 1 else f"this row and {n - 1:,} more have no label"
@@ -67,7 +73,7 @@ def labels_of(table: Columns, target: str) -> tuple[IntArray, tuple[str, ...]]:
         row = int(np.argmax(large))
         raise ValueError(
             f"{table.where(row, target)}: got {values[row]:.0f}; integers beyond 2**53 are not told apart; write the "
-            "classes as text"
+            "classes as text, with a letter before the digits"
         )
     classes = sorted(set(values.tolist()))
     position = {value: k for k, value in enumerate(classes)}
@@ -89,12 +95,48 @@ def is_missing(values: Array) -> BoolArray:
 
 
 def kinds_of(table: Columns, target: str, text: tuple[str, ...]) -> dict[str, str]:
-    """What each column is, but for the target."""
-    return {
-        name: _kind(values, "text" if name in text else "category")
-        for name, values in table.columns.items()
-        if name != target
-    }
+    """What each column is, but for the target. Raises ValueError naming one of integers beyond 2**53."""
+    features = {name: values for name, values in table.columns.items() if name != target}
+    _check_integers(table, [name for name, values in features.items() if _may_be_cut(values)])
+    return {name: _kind(values, "text" if name in text else "category") for name, values in features.items()}
+
+
+def _may_be_cut(values: Array) -> bool:
+    """Whether numbers are whole throughout, and some of a size at which float64 leaves integers out."""
+    if values.dtype.kind != "f":
+        return False
+    present = values[~np.isnan(values)]
+    return bool((np.abs(present) > LARGEST).any() and (present == np.rint(present)).all())
+
+
+def _check_integers(table: Columns, names: list[str]) -> None:
+    """Raise ValueError for the first that the file has as integers; 1e20 and numbers stored as floats are none."""
+    for name, cells in _as_stored(table, names):
+        for row in np.flatnonzero(np.abs(table.columns[name]) > LARGEST).tolist():
+            cell = str(cells[row]).strip()
+            if re.fullmatch(r"[+-]?\d+", cell):
+                raise ValueError(
+                    f"{table.where(row, name)}: got {cell:.40}; integers beyond 2**53 are not told apart as numbers; "
+                    "leave the column out, or write them as text, with a letter before the digits"
+                )
+
+
+def _as_stored(table: Columns, names: list[str]) -> Iterable[tuple[str, Any]]:
+    """These columns of numbers as the file has them; without those that are floats there."""
+    file = Path(table.source)
+    if not names:
+        return
+    if file.suffix.lower() == ".npz":
+        for name in names:
+            cells = read_npz(file, LABELS) if name == LABELS else read_npz(file, INPUTS)[:, int(name[1:])]
+            if cells.dtype.kind != "f":
+                yield name, cells
+    elif file.suffix.lower() == ".parquet":
+        pyarrow, parquet = _tables.arrow_for("parquet")
+        columns = parquet.read_table(file, use_threads=False, partitioning=None)
+        yield from ((name, columns[name]) for name in names if not pyarrow.types.is_floating(columns[name].type))
+    else:
+        yield from read_columns(file, dict.fromkeys(names, "category"), only=True).columns.items()
 
 
 def _kind(values: Array, of_objects: str) -> str:
@@ -113,9 +155,9 @@ def counts_rows(values: Array) -> bool:
     """Whether a column seems to number the rows: integers, none twice, that only rise or leave few gaps."""
     if values.dtype.kind != "f" or not (values == np.rint(values)).all():
         return False
-    if (np.diff(values) > 0).all():
-        return True
-    return bool(values.max() - values.min() < 2 * len(values) and len(np.unique(values)) == len(values))
+    with np.errstate(over="ignore"):  # infinite is right: of the same sign, and no small distance
+        rises, spread = bool((np.diff(values) > 0).all()), values.max() - values.min()
+    return rises or bool(spread < 2 * len(values) and len(np.unique(values)) == len(values))
 
 
 def like_dates(values: Array) -> bool:

@@ -167,8 +167,8 @@ def train_table(
     `at_found` is told what was found, the class names and the rows of the parts before anything is fitted.
 
     Raises ValueError for a folder that is taken, a table that cannot be learned from (labels missing or no classes, one
-    class, a class of fewer than five different rows, no column that says anything), or features that need more memory
-    than is free.
+    class, a class of fewer than five different rows, integers beyond 2**53, no column that says anything), or features
+    that need more memory than is free.
     """
     folder = Path(folder)
     _check_folder(folder)
