@@ -69,9 +69,9 @@ class StreamingRegression:
     one machine.
 
     A first batch, of any size, is fitted to about 1e-8 of F; later ones approach that. After 10^6 rows in batches of
-    1,000 the NLL was within 1% of that of the fit to all with C = 1, and 2.6% above it with C = 1e-4, where the penalty
-    rules. Rows should come in no order. Those sorted by label leave theta finite, but the classes that came first are
-    half forgotten: the NLL was nearly twice the fit's (3 and 5 classes). Shuffle them.
+    1,000 the NLL was within 1% of that of the fit to all with C = 1, and up to 2.6% above it with C = 1e-4, where the
+    penalty rules. Rows should come in no order. Those sorted by label leave theta finite, but the classes that came
+    first are half forgotten: the NLL was nearly twice the fit's (3 and 5 classes). Shuffle them.
 
     >>> rng = np.random.default_rng(0)
     >>> stream = StreamingRegression(n_features=2, n_classes=3)
